@@ -1,0 +1,58 @@
+/* file.h: read-only maps and files that appear whole or not at all.
+ *
+ * Invariants:
+ *   1. An upg_outfile writes to a temporary name beside the target; the target's name appears only
+ *      through upg_outfile_commit, after fsync. Discarding or failing removes the temporary.
+ *   2. Every system call here counts for upg_file_fail_after, so tests reach each failure. */
+#ifndef UPG_BASE_FILE_H
+#define UPG_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "base/span.h"
+
+typedef struct upg_map {
+    upg_span bytes; /* valid until upg_map_close; empty for an empty file */
+    void    *base;  /* private */
+} upg_map;
+
+/** Maps a regular file for reading. Errors (the path is NOT in the message; the caller prefixes
+ * it): E_NOT_FOUND, E_IO, E_UNSUPPORTED for what is no regular file. */
+upg_status upg_map_open(const char *path, upg_map *map, upg_error *err);
+void       upg_map_close(upg_map *map);
+
+/** Reads a whole file into `text` (replaced). Errors: as upg_map_open; E_BUDGET above its max. */
+upg_status upg_file_read(const char *path, upg_buffer *text, upg_error *err);
+bool       upg_file_exists(const char *path);
+bool       upg_file_is_folder(const char *path);
+/** folder/name, allocated: the caller frees with upg_free. NULL = E_NOMEM in *err. */
+char *upg_path_join(const char *folder, const char *name, upg_error *err);
+
+typedef struct upg_outfile upg_outfile;
+/** Creates PATH's temporary. Errors: E_EXISTS when PATH is there and !overwrite, E_IO, E_NOSPACE. */
+upg_status upg_outfile_create(const char *path, bool overwrite, upg_outfile **file, upg_error *err);
+/** Writes at an absolute offset; order and gaps are free (gaps read as zeros). */
+upg_status upg_outfile_write_at(upg_outfile *file, uint64_t offset, const void *bytes, size_t size,
+                                upg_error *err);
+/** Reads back what was written, for hashing. */
+upg_status upg_outfile_read_at(upg_outfile *file, uint64_t offset, void *bytes, size_t size,
+                               upg_error *err);
+/** Reserves disk space for `size` bytes now, so that a full disk shows before the work is done. */
+upg_status upg_outfile_reserve(upg_outfile *file, uint64_t size, upg_error *err);
+/** fsync, rename to PATH, fsync of the folder. On failure the temporary is removed. Closes `file`
+ * in any case. */
+upg_status upg_outfile_commit(upg_outfile *file, upg_error *err);
+/** Removes the temporary and closes. NULL is fine. */
+void upg_outfile_discard(upg_outfile *file);
+/** Path of the temporary, borrowed until commit or discard. */
+const char *upg_outfile_temporary(const upg_outfile *file);
+
+/** Test hook: the write, fsync, rename … after `successes` more successful ones fails with
+ * `os_errno`, and every later one too. UINT64_MAX (the default) never fails. */
+void upg_file_fail_after(uint64_t successes, int os_errno);
+
+#endif
