@@ -1,0 +1,20 @@
+/* tables.h: the parts from which select.c builds a kernel table.
+ *
+ * Each function sets the members that its files implement and leaves the others alone. The scalar
+ * pair sets all of them; the others need the CPU flags that their compile flags assume. */
+#ifndef UPG_KERNELS_TABLES_H
+#define UPG_KERNELS_TABLES_H
+
+#include "kernels/kernels.h"
+
+/* Coded matrices: bitdot_prepare, bitdot, decode_group, gemm_i16, hadamard. */
+void upg_kernels_codec_scalar(upg_kernels *k);
+void upg_kernels_codec_avx2(upg_kernels *k);
+void upg_kernels_codec_avx512(upg_kernels *k); /* F, BW, DQ, VL, VBMI, VNNI */
+
+/* Dense matrices, vectors and attention: the rest. */
+void upg_kernels_dense_scalar(upg_kernels *k);
+void upg_kernels_dense_avx2(upg_kernels *k);
+void upg_kernels_dense_avx512(upg_kernels *k);
+
+#endif
