@@ -1,0 +1,72 @@
+/* program.h: the PDVM: a model as a flat, immutable, verified array of fused ops.
+ *
+ * Every backend executes the same array, op by op, for a batch of rows (one row = one token of one
+ * sequence). Invariants after upg_program_build: operands are resolved and of the right kind and
+ * width, every slot is written before it is read, scratch slots that live at the same time do not
+ * overlap, and matrices that share a prepared input share its preparation. */
+#ifndef UPG_PROGRAM_PROGRAM_H
+#define UPG_PROGRAM_PROGRAM_H
+
+#include "base/buffer.h"
+#include "model/weights.h"
+
+typedef enum upg_opcode {
+#define UPG_OP(name, operands, meaning) UPG_OP_##name,
+#include "program/ops.def"
+#undef UPG_OP
+    UPG_OP_COUNT
+} upg_opcode;
+
+/** How the input of a GEMV is prepared, decided by the matrices that read it.
+ *   plain     the f32 vector itself (dense matrices)
+ *   rotated   rotation (codec/rotation.h), then int8 with one scale s_x = max|x'|/127 per row:
+ *             q = round to nearest even(x' / s_x); s_x = 0 for a zero vector */
+typedef struct upg_prepared {
+    bool         rotated;
+    upg_rotation rotation; /* when rotated */
+} upg_prepared;
+
+typedef enum upg_slot_kind { UPG_SLOT_F32, UPG_SLOT_PREPARED } upg_slot_kind;
+
+/** A scratch value, one for each row of a batch. */
+typedef struct upg_slot {
+    upg_slot_kind kind;
+    uint32_t      width;    /* elements */
+    upg_prepared  prepared; /* of UPG_SLOT_PREPARED */
+    size_t        bytes;    /* for one row, a multiple of 64; backends may lay out their own */
+    size_t        offset; /* in the arena of one row; slots alive at the same time don't overlap */
+} upg_slot;
+
+/* Bytes of a prepared slot for one row: f32 [width] when plain; when rotated int8 [groups of 32],
+ * the f32 scale, and the kernels' prepared form (kernels.h). The layout inside is the backend's. */
+
+typedef struct upg_op {
+    upg_opcode        code;
+    uint16_t          layer;
+    uint16_t          out;  /* slot; of LOGITS and the KV part: none */
+    uint16_t          in;   /* slot; EMBED: none */
+    const upg_matrix *w[3]; /* in the order of ops.def */
+    const upg_vector *v;
+} upg_op;
+
+typedef struct upg_program {
+    const upg_weights *weights; /* borrowed: outlives the program */
+    uint32_t           n_ops, n_slots;
+    const upg_op      *ops;
+    const upg_slot    *slots;
+    size_t             arena_bytes; /* scratch for one row */
+} upg_program;
+
+/** Builds and verifies. Errors: E_NOMEM; E_UNSUPPORTED (matrices with one input but different
+ * preparations, by name); E_INTERNAL when the verifier refuses what the builder made. */
+upg_status upg_program_build(const upg_weights *weights, upg_program **program, upg_error *err);
+/** The verifier alone, for tests and for programs from elsewhere. Errors: E_INTERNAL naming op and
+ * operand. */
+upg_status  upg_program_verify(const upg_program *program, upg_error *err);
+void        upg_program_close(upg_program *program);
+const char *upg_op_name(upg_opcode code);
+const char *upg_op_operands(upg_opcode code);
+/** One line for each op and slot, as `upg inspect --program` prints it. */
+upg_status upg_program_print(const upg_program *program, upg_buffer *text, upg_error *err);
+
+#endif
