@@ -1,0 +1,284 @@
+/* upg.h: compress Phi-4-class language models to <= 3.2 bits per weight, and run them.
+ *
+ * The whole API of libupg; status codes and the error record stand in upg/status.h.
+ *
+ * Rules for every function, so that the comments need not repeat them:
+ *   Errors    A upg_status comes back, UPG_OK is 0. *err (may be NULL) is written on failure only.
+ *             After a failure out parameters are NULL or 0 and objects are as before the call,
+ *             unless the comment says otherwise. The library never prints, exits or aborts.
+ *   Options   `upg_x_options o = { .struct_size = sizeof o };` Every zero field means the default
+ *             named at the field; a NULL pointer means all defaults. What a field asks for is done
+ *             or refused by name, never ignored.
+ *   Owner     _open, _create, _fork give an object; _close takes it back and accepts NULL. Results
+ *             by const pointer are borrowed; the comment says until when. Arguments are copied.
+ *   Threads   A upg_model is immutable: any thread. Other objects: one thread at a time, else
+ *             UPG_E_BUSY, never corruption. _cancel: any thread, and signal handlers. Sessions of
+ *             one model take turns on its device: to serve many at once, batch with upg_decode.
+ *   Callbacks Run on the calling thread with no lock held; must not re-enter the same object.
+ *   Text      UTF-8 with a byte length. Paths are NUL-terminated.
+ *   Buffers   (buf, cap, *n): *n is always the size needed; if it exceeds cap, UPG_E_BUFFER. */
+#ifndef UPG_UPG_H
+#define UPG_UPG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "upg/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- hooks: progress and logging ----------------------------------------------------------- */
+typedef enum upg_log { UPG_LOG_ERROR = 1, UPG_LOG_WARN, UPG_LOG_INFO, UPG_LOG_DEBUG } upg_log;
+typedef struct upg_progress {
+    const char *stage, *unit;  /* "calibrate", "encode", "verify"...; "bytes", "weights"... */
+    uint64_t    done, total;   /* in units; total 0 = not known */
+    double      rate, seconds; /* units per second now; seconds left, < 0 = not known */
+} upg_progress;
+/** All zero = silent. `progress` comes at most ten times a second and at the end of each stage;
+ * anything but 0 from it cancels the operation (UPG_E_CANCELLED). */
+typedef struct upg_hooks {
+    int (*progress)(void *user, const upg_progress *now);
+    void (*log)(void *user, upg_log level, const char *message);
+    void *user;
+} upg_hooks;
+
+/* ---- model --------------------------------------------------------------------------------- */
+typedef struct upg_model upg_model;
+typedef int32_t          upg_token; /* 0 <= token < vocab_size */
+typedef struct upg_model_options {
+    size_t      struct_size;
+    const char *device;     /* "cpu", "ref", "cuda:0", "vulkan:0"; NULL = the best (see the log) */
+    uint32_t    threads;    /* CPU threads; 0 = one per physical core this process may use */
+    uint32_t    verify;     /* chunk hashes: 0 = header only, 1 = at first touch, 2 = all, now */
+    uint64_t    max_memory; /* bytes for weights and scratch; 0 = what there is */
+    upg_hooks   hooks;
+} upg_model_options;
+
+/** Opens a .upg file, or a checkpoint folder (safetensors, run unquantised).
+ * The file is mapped and used where it lies: it must not change while the model is open.
+ * Errors: E_NOT_FOUND, E_FORMAT, E_VERSION, E_CORRUPT, E_DATA, E_UNSUPPORTED (names the
+ * architecture, lists those supported), E_BUDGET (what is needed, what would fit), E_DEVICE. */
+UPG_FN upg_model_open(const char *path, const upg_model_options *options, upg_model **model,
+                      upg_error *err);
+/** Drops the caller's reference; open sessions and streams keep the model alive. */
+UPG_API void upg_model_close(upg_model *model);
+
+typedef struct upg_model_info {
+    size_t      struct_size;
+    const char *architecture, *device; /* device: what really runs, "cpu avx512vbmi, 8 threads" */
+    uint32_t    layers, vocab_size, context_tokens;
+    uint64_t    parameters, file_bytes, weight_bytes; /* weight_bytes: the tensors alone */
+    uint64_t    source_bytes;                         /* the checkpoint as shipped */
+    double      bits_per_parameter;                   /* 8 * file_bytes / parameters */
+    double      ratio_fp32, ratio_source;
+    const char *quality_json; /* measured at compression, or "" */
+} upg_model_info;
+/** Fills *info; the caller has set struct_size. Strings are borrowed from the model. */
+UPG_FN upg_model_describe(const upg_model *model, upg_model_info *info, upg_error *err);
+typedef struct upg_tensor_info {
+    size_t      struct_size;
+    const char *name;
+    uint64_t    shape[4], bytes; /* row-major, [rows, cols]; unused dimensions are 0 */
+    double      bits_per_weight; /* scales and outliers included */
+    double      relative_error;  /* |W - W'|^2 / |W|^2, measured; < 0 = not measured */
+} upg_tensor_info;
+/** The ops that run for one token, one line each, as text. Borrowed from the model. */
+UPG_API const char *upg_model_program(const upg_model *model);
+/** True when `token` ends a generation: the union of config.json's and generation_config.json's end
+ * tokens and of what the chat template ends a turn with. */
+UPG_API bool upg_model_is_end(const upg_model *model, upg_token token);
+/** Tensor `index` in file order; E_ARG past the last one. */
+UPG_FN upg_model_tensor(const upg_model *model, size_t index, upg_tensor_info *info,
+                        upg_error *err);
+
+/* ---- text and tokens ----------------------------------------------------------------------- */
+typedef struct upg_tokenizer upg_tokenizer; /* immutable, as a model: any thread */
+/** From a .upg file, a checkpoint folder or a tokenizer.json. */
+UPG_FN upg_tokenizer_open(const char *path, upg_tokenizer **tokenizer, upg_error *err);
+UPG_API const upg_tokenizer *upg_model_tokenizer(const upg_model *model); /* borrowed from model */
+UPG_API void                 upg_tokenizer_close(upg_tokenizer *tokenizer);
+/** One more than the largest token id. */
+UPG_API uint32_t upg_tokenizer_size(const upg_tokenizer *tokenizer);
+enum { UPG_TOK_SPECIAL = 1 }; /* "<|im_start|>" and the like in the text become control tokens */
+
+/** Tokenizes as the checkpoint's tokenizer.json does, in time linear in `bytes`.
+ * Errors: E_DATA (invalid UTF-8, with its offset), E_BUFFER. */
+UPG_FN upg_tokenize(const upg_tokenizer *tokenizer, const char *text, size_t bytes, uint32_t flags,
+                    upg_token *tokens, size_t cap, size_t *n, upg_error *err);
+/** The text of tokens, as UTF-8 with U+FFFD for what is ill-formed; not NUL-terminated. Errors:
+ * E_ARG (names the index of a token that is out of range), E_BUFFER. */
+UPG_FN upg_detokenize(const upg_tokenizer *tokenizer, const upg_token *tokens, size_t count,
+                      bool skip_special, char *text, size_t cap, size_t *n, upg_error *err);
+typedef struct upg_message {
+    const char *role, *text;
+    size_t      text_bytes;
+} upg_message;
+/** Renders a chat with the model's own template and tokenizes it; `flags` are for the messages'
+ * text only. Errors: E_UNSUPPORTED (template not recognised: use raw prompts), E_BUFFER. */
+UPG_FN upg_chat_tokens(const upg_tokenizer *tokenizer, const upg_message *messages, size_t count,
+                       bool add_generation_prompt, uint32_t flags, upg_token *tokens, size_t cap,
+                       size_t *n, upg_error *err);
+/** Renders a chat as text, exactly as Hugging Face's apply_chat_template. Errors: as above. */
+UPG_FN upg_chat_text(const upg_tokenizer *tokenizer, const upg_message *messages, size_t count,
+                     bool add_generation_prompt, char *text, size_t cap, size_t *n, upg_error *err);
+
+/** Tokens to text: never half a character, never a part of a stop string. */
+typedef struct upg_stream upg_stream;
+typedef struct upg_stream_options {
+    size_t             struct_size;
+    const char *const *stops; /* NUL-terminated; the text ends before the first one met */
+    size_t             stop_count;
+    bool               show_special;
+} upg_stream_options;
+UPG_FN upg_stream_create(const upg_tokenizer *tokenizer, const upg_stream_options *options,
+                         upg_stream **stream, upg_error *err); /* keeps the tokenizer alive */
+/** Adds a token (-1: flush what is held back). *text, possibly empty, is safe to show; borrowed
+ * until the next call on `stream`. *stopped: a stop string was met, nothing more will come. */
+UPG_FN       upg_stream_push(upg_stream *stream, upg_token token, const char **text, size_t *bytes,
+                             bool *stopped, upg_error *err);
+UPG_API void upg_stream_close(upg_stream *stream);
+
+/* ---- session: one sequence, its KV cache, its sampler --------------------------------------- */
+typedef struct upg_session upg_session;
+typedef struct upg_session_options {
+    size_t   struct_size;
+    uint32_t context_tokens;  /* 0 = the model's */
+    uint32_t draft_tokens;    /* speculation by prompt lookup, up to 7; same text; 0 = off */
+    bool     kv_int8;         /* instead of fp16: half the memory */
+    bool     shift_when_full; /* drop the oldest half; default: E_CONTEXT */
+    bool     keep_logits;     /* bring the last position's logits to the host after every step */
+} upg_session_options;
+
+/** Device bytes such a session would take; allocates nothing. */
+UPG_FN upg_session_size(const upg_model *model, const upg_session_options *options, uint64_t *bytes,
+                        upg_error *err);
+UPG_FN upg_session_create(upg_model *model, const upg_session_options *options,
+                          upg_session **session, upg_error *err);
+/** A new session that shares the first `tokens` tokens of `parent`, copy on write. */
+UPG_FN upg_session_fork(upg_session *parent, uint32_t tokens, upg_session **child, upg_error *err);
+UPG_FN upg_session_rewind(upg_session *session, uint32_t tokens, upg_error *err); /* to a length */
+UPG_API uint32_t upg_session_length(const upg_session *session); /* tokens in the cache */
+/** The running, else the next, call on `session` returns E_CANCELLED within one op, at a whole
+ * number of tokens; that clears the request. Other sessions are not disturbed. */
+UPG_API void upg_session_cancel(upg_session *session);
+UPG_API void upg_session_close(upg_session *session);
+typedef struct upg_scored {
+    upg_token token;
+    float     value;
+} upg_scored;
+
+/** All zero = greedy. On one device the same seed and options give the same text, whatever the
+ * number of threads and of other sessions in the batch. */
+typedef struct upg_sampling {
+    size_t            struct_size;
+    float             temperature, top_p, min_p, repetition_penalty; /* 0 = off */
+    float             presence_penalty, frequency_penalty;           /* subtracted from logits */
+    uint32_t          top_k;                                         /* 0 = off */
+    uint64_t          seed;
+    const upg_scored *biases; /* added to logits */
+    size_t            bias_count;
+} upg_sampling;
+/** The sampling that the model's generation_config.json asks for; all zero (greedy) without one. */
+UPG_FN upg_model_sampling(const upg_model *model, upg_sampling *sampling, upg_error *err);
+UPG_FN upg_session_set_sampling(upg_session *session, const upg_sampling *sampling, upg_error *err);
+/** Appends n tokens. logits: NULL, or f32 [n][vocab_size], row i predicting what follows tokens[i].
+ * Servers pass a few hundred at a time, between upg_decode calls. After E_CANCELLED
+ * upg_session_length() tells how many were taken; after E_CONTEXT none were. */
+UPG_FN upg_prefill(upg_session *session, const upg_token *tokens, size_t n, float *logits,
+                   upg_error *err);
+
+typedef struct upg_step {
+    const uint32_t *allowed; /* in:  bit t%32 of word t/32 allows token t; NULL = all (grammars) */
+    upg_scored     *top;     /* in:  NULL, or room for top_count; out: the likeliest, best first */
+    uint32_t        top_count;
+    upg_token       token;   /* out: sampled and appended */
+    float           logprob; /* out: natural log, before temperature, penalties and masks; so top */
+    bool            end;     /* out: token is one of the model's end tokens */
+    upg_status      status;  /* out: E_CONTEXT, E_CANCELLED: of this session alone */
+} upg_step;
+/** One token for each of n sessions of ONE model, in one pass over the weights; no allocation.
+ * Fails as a whole only with E_ARG, E_BUSY, E_DEVICE_LOST. */
+UPG_FN upg_decode(upg_session *const *sessions, size_t n, upg_step *steps, upg_error *err);
+/** f32 [vocab_size], borrowed until the next call on `session`; E_STATE without keep_logits. */
+UPG_FN upg_session_logits(const upg_session *session, const float **logits, upg_error *err);
+
+/* ---- evaluation ---------------------------------------------------------------------------- */
+typedef struct upg_eval_options {
+    size_t     struct_size;
+    uint32_t   window;     /* tokens in a window; 0 = 512 */
+    uint64_t   windows;    /* at most so many; 0 = all */
+    upg_model *against;    /* NULL, or the model to compare with: same vocabulary */
+    double    *window_nll; /* NULL, or room for one sum of NLL per window, in nats */
+    upg_hooks  hooks;
+} upg_eval_options;
+typedef struct upg_eval_result {
+    size_t   struct_size;
+    uint64_t tokens, windows; /* scored */
+    double   nll, perplexity; /* mean in nats; exp(nll) */
+    double   top1;            /* share of tokens that are the model's first choice */
+    double   seconds;
+    /* with `against`, else 0: */
+    double against_nll, against_perplexity, ppl_ratio; /* perplexity / against_perplexity */
+    double kl_mean, kl_p99;                            /* KL(against || model) in nats */
+    double top1_agreement;
+} upg_eval_result;
+/** Perplexity over windows of tokens that do not overlap; the last partial one is dropped, no BOS
+ * is inserted and the first token of a window is not scored. tokens  i32 [n]. Errors: E_ARG (a
+ * token out of range, fewer than one window), E_CANCELLED. */
+UPG_FN upg_evaluate(upg_model *model, const upg_token *tokens, size_t n,
+                    const upg_eval_options *options, upg_eval_result *result, upg_error *err);
+
+/* ---- this machine --------------------------------------------------------------------------- */
+typedef struct upg_machine_info {
+    size_t   struct_size;
+    char     cpu[128], isa[128];             /* the processor's name; the instruction sets in use */
+    uint32_t cores;                          /* physical cores that this process may use */
+    uint64_t memory_total, memory_available; /* bytes; 0 = not known */
+    double read_gb_s_1, read_gb_s_all; /* measured now: plain reads by 1 thread and by all; GB/s */
+    char   gpu[128];                   /* the first GPU that the driver shows, "" without one */
+} upg_machine_info;
+/** Measures for about a second. Errors: E_NOMEM. */
+UPG_FN upg_machine_describe(upg_machine_info *info, upg_error *err);
+
+/* ---- compress and verify -------------------------------------------------------------------- */
+typedef struct upg_compress upg_compress; /* a job */
+typedef struct upg_compress_options {
+    size_t struct_size;
+    double bits_per_parameter; /* of all weight tensors with scales and padding; 0 = 3.2, and for
+                                * models over 1e9 parameters the file <= fp32 / 10 too */
+    const char *evaluation;    /* text file for the measured report; NULL = none is claimed */
+    const char *device;        /* as in upg_model_options */
+    uint32_t    threads;
+    uint64_t    max_memory; /* resident bytes; 0 = 8 GiB */
+    uint64_t    seed;       /* same input, options and seed: same bytes */
+    bool        overwrite;
+    upg_hooks   hooks;
+} upg_compress_options;
+
+/** Reads the headers, checks shapes and types, plans the rates; encodes nothing.
+ * Errors: as upg_model_open; E_EXISTS, E_NOSPACE, E_BUDGET (says the least possible). */
+UPG_FN upg_compress_open(const char *checkpoint, const char *output,
+                         const upg_compress_options *options, upg_compress **job, upg_error *err);
+/** JSON: size, ratios, memory, disk, rate per matrix, predictions marked as such. Owned by job. */
+UPG_API const char *upg_compress_plan(const upg_compress *job);
+/** JSON, after upg_compress_run: file_bytes, parameters, bits_per_parameter, weight_bytes,
+ * ratio_fp32, ratio_source, seconds. NULL before. Owned by job. */
+UPG_API const char *upg_compress_result(const upg_compress *job);
+/** Does the work. The output takes its name only when complete, synced and verified; after a
+ * failure nothing of it remains. */
+UPG_FN       upg_compress_run(upg_compress *job, upg_error *err);
+UPG_API void upg_compress_cancel(upg_compress *job);
+UPG_API void upg_compress_close(upg_compress *job);
+
+/** Reads the whole file against its chunk hashes. E_CORRUPT: *bad_offset is the first bad chunk's,
+ * and the message names the tensor. */
+UPG_FN upg_verify(const char *path, uint32_t threads, const upg_hooks *hooks, uint64_t *bad_offset,
+                  upg_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
