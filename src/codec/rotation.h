@@ -6,6 +6,7 @@
 #ifndef UPG_CODEC_ROTATION_H
 #define UPG_CODEC_ROTATION_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum { UPG_ROTATION_MAX_BLOCK = 1024 };
@@ -20,6 +21,9 @@ typedef struct upg_rotation {
 upg_rotation upg_rotation_make(uint32_t width, uint64_t seed);
 /** signs f32 [width]: +1 or −1. */
 void upg_rotation_signs(const upg_rotation *rotation, float *signs);
+/** Blockwise orthonormal Walsh-Hadamard in place: x f32 [n], block a power of two dividing n. The
+ * butterflies of distance 1 come first, then 2, 4, …; then one multiplication by 1/√block. */
+void upg_hadamard(size_t n, size_t block, float *x);
 /** In place, x f32 [n][width]. Bit-identical to the SIMD kernels (additions in butterfly order,
  * then one multiplication by 1/√B). signs as above. */
 void upg_rotation_apply(const upg_rotation *rotation, const float *signs, float *x, uint32_t n);

@@ -1,7 +1,67 @@
-/* codec_scalar.c: the coded matrices' part of the table. */
+/* codec_scalar.c: the contracts of the coded matrices' kernels as loops. */
+#include <string.h>
+
+#include "codec/rotation.h"
 #include "kernels/tables.h"
+
+static void bitdot_prepare(size_t groups, const int8_t *x, void *prepared)
+{
+    if (groups > 0)
+        memcpy(prepared, x, 32 * groups);
+}
+
+static void bitdot(size_t groups, size_t rows, const uint32_t *code, const void *prepared,
+                   int32_t *u)
+{
+    const int8_t *x = prepared;
+
+    for (size_t t = 0; t < rows; t++) {
+        int32_t sum = 0;
+
+        for (size_t g = 0; g < groups; g++)
+            for (size_t i = 0; i < 32; i++)
+                sum += code[rows * g + t] >> i & 1 ? x[32 * g + i] : -x[32 * g + i];
+        u[t] = sum;
+    }
+}
+
+static void decode_group(const upg_band *band, uint32_t n_cols, uint32_t group, uint32_t row0,
+                         uint32_t n_rows, int16_t *v, size_t stride)
+{
+    const upg_code *code = &band->code;
+
+    for (uint32_t r = 0; r < n_rows; r++) {
+        uint32_t newest = (uint32_t)upg_code_newest(code, row0 + r);
+        int16_t *out = v + r * stride;
+
+        memset(out, 0, UPG_GROUP_COLUMNS * sizeof *out);
+        for (uint32_t i = 0; i < code->length; i++) {
+            uint32_t word = band->bits[upg_word_index(band->n_binary, n_cols, newest - i, group)];
+
+            for (uint32_t j = 0; j < UPG_GROUP_COLUMNS; j++)
+                out[j] = (int16_t)(out[j] + (word >> j & 1 ? code->taps[i] : -code->taps[i]));
+        }
+    }
+}
+
+static void gemm_i16(size_t m, size_t rows, size_t n_cols, const int16_t *x, size_t x_stride,
+                     const int16_t *v, size_t v_stride, int32_t *y, size_t y_stride)
+{
+    for (size_t i = 0; i < m; i++)
+        for (size_t r = 0; r < rows; r++) {
+            int32_t sum = 0;
+
+            for (size_t j = 0; j < n_cols; j++)
+                sum += x[i * x_stride + j] * v[r * v_stride + j];
+            y[i * y_stride + r] += sum;
+        }
+}
 
 void upg_kernels_codec_scalar(upg_kernels *k)
 {
-    (void)k;
+    k->bitdot_prepare = bitdot_prepare;
+    k->bitdot = bitdot;
+    k->decode_group = decode_group;
+    k->gemm_i16 = gemm_i16;
+    k->hadamard = upg_hadamard;
 }
