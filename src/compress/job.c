@@ -1,0 +1,380 @@
+/* job.c: one compression: open and plan, then matrix by matrix encode and write, then finish.
+ *
+ * Matrices are encoded in file order, one at a time by all threads, so that memory stays that of
+ * the largest matrix. The writer's temporary is the only thing on disk until everything is there.
+ */
+#include "compress/job.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/cpu.h"
+#include "compress/encode.h"
+#include "compress/job_report.h"
+#include "format/container_writer.h"
+
+#define DEFAULT_BITS     3.2
+#define DEFAULT_MEMORY   (UINT64_C(8) << 30)
+#define LARGE_MODEL      1000000000u
+#define QUALITY_CAPACITY 65536u
+#define FP32_BYTES       4u
+#define MIN_FP32_RATIO   10u
+
+struct upg_job {
+    upg_job_settings   settings;
+    char              *output;
+    upg_weights       *weights;
+    upg_arena          arena;
+    upg_plan           plan;
+    upg_container_plan file_plan;
+    upg_container_size size;
+    upg_buffer         options_json, plan_json, result_json;
+    upg_job_summary    summary;
+    bool               ran;
+};
+
+/* ---- planning ------------------------------------------------------------------------------- */
+
+/* Units of the matrix that begins at unit `first`. */
+static uint32_t units_of_matrix(const upg_plan *plan, uint32_t first)
+{
+    uint32_t n = 1;
+
+    while (first + n < plan->n_units && plan->units[first + n].matrix == plan->units[first].matrix)
+        n++;
+    return n;
+}
+
+/* Turns the plan's units into the writer's matrices and bands. */
+static upg_status plan_matrices(upg_job *job, upg_error *err)
+{
+    uint32_t         n_matrices = upg_weights_matrix_count(job->weights), n = 0;
+    upg_matrix_plan *matrices = upg_arena_alloc(&job->arena, n_matrices, sizeof *matrices, err);
+    upg_band_plan   *bands = upg_arena_alloc(&job->arena, job->plan.n_units, sizeof *bands, err);
+
+    if (matrices == NULL || bands == NULL)
+        return UPG_E_NOMEM;
+    for (uint32_t u = 0; u < job->plan.n_units; n++) {
+        const upg_matrix *matrix = job->plan.units[u].matrix;
+        uint32_t          n_bands = units_of_matrix(&job->plan, u);
+
+        matrices[n] = (upg_matrix_plan) { matrix->name,       matrix->n_rows, matrix->n_cols,
+                                          job->settings.seed, n_bands,        bands + u };
+        for (uint32_t b = 0; b < n_bands; b++, u++)
+            bands[u] = (upg_band_plan) { job->plan.units[u].n_rows, *job->plan.units[u].code };
+    }
+    job->file_plan.matrices = matrices;
+    job->file_plan.n_matrices = n;
+    return UPG_OK;
+}
+
+/* bf16 where that loses nothing, as in every checkpoint that ships bf16; else fp32. */
+static upg_dtype vector_dtype(const upg_vector *vector)
+{
+    for (uint32_t i = 0; i < vector->n; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &vector->values[i], sizeof bits);
+        if (bits & 0xFFFFu)
+            return UPG_F32;
+    }
+    return UPG_BF16;
+}
+
+static const upg_vector *vector_at(const upg_weights *weights, uint32_t index)
+{
+    if (index == 2 * weights->config.n_layers)
+        return &weights->final_norm;
+    return index % 2 == 0 ? &weights->layers[index / 2].attention_norm
+                          : &weights->layers[index / 2].ffn_norm;
+}
+
+static upg_status plan_vectors(upg_job *job, upg_error *err)
+{
+    uint32_t      n = 2 * job->weights->config.n_layers + 1;
+    upg_st_entry *entries = upg_arena_alloc(&job->arena, n, sizeof *entries, err);
+
+    if (entries == NULL)
+        return UPG_E_NOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        const upg_vector *vector = vector_at(job->weights, i);
+
+        entries[i] = (upg_st_entry) { vector->name, vector_dtype(vector), 1, { vector->n } };
+    }
+    job->file_plan.dense = entries;
+    job->file_plan.n_dense = n;
+    return UPG_OK;
+}
+
+static void plan_parts(upg_job *job)
+{
+    const upg_weights *w = job->weights;
+    upg_span          *parts = job->file_plan.parts;
+
+    parts[UPG_PART_CONFIG] = w->config_json;
+    parts[UPG_PART_GENERATION_CONFIG] = w->generation_config_json;
+    parts[UPG_PART_TOKENIZER] = w->tokenizer_json;
+    parts[UPG_PART_TOKENIZER_CONFIG] = w->tokenizer_config_json;
+    parts[UPG_PART_CHAT_TEMPLATE] = w->chat_template;
+    job->file_plan.source_bytes = w->source_bytes;
+    job->file_plan.quality_capacity = QUALITY_CAPACITY;
+}
+
+/* Bytes that code may take beyond what the lowest rates take, given the size at those rates.
+ * Fails when even that is too much, with the least possible figure. */
+static upg_status code_budget(const upg_job *job, const upg_container_size *least, uint64_t *budget,
+                              upg_error *err)
+{
+    double   bits = job->settings.bits_per_parameter;
+    bool     large = bits == 0 && least->parameters > LARGE_MODEL;
+    double   target = bits == 0 ? DEFAULT_BITS : bits;
+    uint64_t weight_limit = (uint64_t)(target * (double)least->parameters / 8);
+    uint64_t file_limit = least->parameters * FP32_BYTES / MIN_FP32_RATIO;
+    uint64_t other_bytes = least->weight_bytes - job->plan.code_bytes;
+
+    if (large && file_limit - (least->file_bytes - least->weight_bytes) < weight_limit)
+        weight_limit = file_limit - (least->file_bytes - least->weight_bytes);
+    if (weight_limit < least->weight_bytes)
+        return upg_fail(err, UPG_E_BUDGET,
+                        "%.3f bits per parameter cannot be reached: this model takes at least %.3f "
+                        "(%" PRIu64 " bytes of weights for %" PRIu64 " parameters)",
+                        target, 8.0 * (double)least->weight_bytes / (double)least->parameters,
+                        least->weight_bytes, least->parameters);
+    *budget = weight_limit - other_bytes;
+    return UPG_OK;
+}
+
+static upg_status make_plan(upg_job *job, upg_error *err)
+{
+    upg_status         st;
+    upg_container_size least;
+    uint64_t           budget = 0;
+
+    UPG_TRY(upg_plan_create(job->weights, &job->arena, &job->plan, err));
+    UPG_TRY(upg_buffer_addf(&job->options_json, err, "{\"seed\":%" PRIu64 "}", job->settings.seed));
+    job->file_plan.options_json = job->options_json.data;
+    plan_parts(job);
+    UPG_TRY(plan_vectors(job, err));
+    UPG_TRY(plan_matrices(job, err));
+    UPG_TRY(upg_container_plan_size(&job->file_plan, &least, err));
+    UPG_TRY(code_budget(job, &least, &budget, err));
+    UPG_TRY(upg_plan_fill(&job->plan, budget, err));
+    UPG_TRY(plan_matrices(job, err)); /* again, with the rates chosen */
+    UPG_TRY(upg_container_plan_size(&job->file_plan, &job->size, err));
+out:
+    return st;
+}
+
+static uint32_t threads_of(const upg_job *job)
+{
+    return job->settings.threads != 0 ? job->settings.threads : upg_cpu_cores();
+}
+
+/* Refuses a memory limit that the largest matrix does not fit, before the work begins. */
+static upg_status check_memory(const upg_job *job, uint64_t *peak, upg_error *err)
+{
+    uint64_t limit = job->settings.max_memory != 0 ? job->settings.max_memory : DEFAULT_MEMORY;
+    const upg_plan_unit *largest = &job->plan.units[0];
+
+    *peak = 0;
+    for (uint32_t u = 0; u < job->plan.n_units;) {
+        uint32_t n = units_of_matrix(&job->plan, u);
+        uint64_t need = upg_encode_memory(&job->plan.units[u], n, threads_of(job));
+
+        if (need > *peak) {
+            *peak = need;
+            largest = &job->plan.units[u];
+        }
+        u += n;
+    }
+    if (*peak > limit)
+        return upg_fail(err, UPG_E_BUDGET,
+                        "encoding \"%s\" takes %" PRIu64 " bytes of memory, %" PRIu64
+                        " are allowed: allow more, or use fewer than %u threads",
+                        largest->matrix->name, *peak, limit, threads_of(job));
+    return UPG_OK;
+}
+
+static upg_status check_input(const upg_weights *weights, upg_error *err)
+{
+    for (uint32_t i = 0; i < upg_weights_matrix_count(weights); i++)
+        if (upg_weights_matrix(weights, i)->kind != UPG_MATRIX_DENSE)
+            return upg_fail(err, UPG_E_UNSUPPORTED,
+                            "tensor \"%s\" is coded already: compress the original checkpoint, a "
+                            "second loss would not be seen",
+                            upg_weights_matrix(weights, i)->name);
+    return UPG_OK;
+}
+
+upg_status upg_job_open(const char *checkpoint, const char *output,
+                        const upg_job_settings *settings, upg_job **out, upg_error *err)
+{
+    upg_status st;
+    uint64_t   peak = 0;
+    upg_job   *job = upg_calloc(1, sizeof *job, err);
+
+    *out = NULL;
+    if (job == NULL)
+        return UPG_E_NOMEM;
+    job->settings = *settings;
+    upg_buffer_init(&job->options_json, 4096);
+    upg_buffer_init(&job->plan_json, 64u << 20);
+    upg_buffer_init(&job->result_json, 4096);
+    job->output = upg_strndup(output, strlen(output), err);
+    UPG_TRY(job->output != NULL ? UPG_OK : UPG_E_NOMEM);
+    if (!settings->overwrite && upg_file_exists(output))
+        UPG_TRY(
+            upg_fail(err, UPG_E_EXISTS, "%s: the file exists and was not to be replaced", output));
+    UPG_TRY(upg_weights_open(checkpoint, &job->weights, err));
+    UPG_TRY(check_input(job->weights, err));
+    UPG_TRY(make_plan(job, err));
+    UPG_TRY(check_memory(job, &peak, err));
+    UPG_TRY(upg_job_report_plan(&job->plan, &job->size, peak, job->weights->source_bytes,
+                                &job->plan_json, err));
+out:
+    if (st != UPG_OK) {
+        upg_job_close(job);
+        job = NULL;
+    }
+    *out = job;
+    return st;
+}
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+static upg_status write_vector(upg_container_writer *writer, const upg_st_entry *entry,
+                               size_t index, const upg_vector *vector, upg_error *err)
+{
+    uint16_t  *halves;
+    upg_status st;
+
+    if (entry->dtype == UPG_F32)
+        return upg_container_write_dense(writer, index, 0, vector->values,
+                                         vector->n * sizeof *vector->values, err);
+    halves = upg_malloc(vector->n, sizeof *halves, err);
+    if (halves == NULL)
+        return UPG_E_NOMEM;
+    for (uint32_t i = 0; i < vector->n; i++) { /* exact: vector_dtype looked */
+        uint32_t bits;
+
+        memcpy(&bits, &vector->values[i], sizeof bits);
+        halves[i] = (uint16_t)(bits >> 16);
+    }
+    st = upg_container_write_dense(writer, index, 0, halves, vector->n * sizeof *halves, err);
+    upg_free(halves);
+    return st;
+}
+
+/* Encodes matrix `index`, whose first unit is `first`, and writes it. */
+static upg_status do_matrix(upg_job *job, const upg_encode_context *context,
+                            upg_container_writer *writer, size_t index, uint32_t first,
+                            upg_error *err)
+{
+    const upg_plan_unit *units = &job->plan.units[first];
+    uint32_t             n_units = units_of_matrix(&job->plan, first);
+    upg_encoded_matrix   encoded;
+    const uint32_t      *bits;
+    upg_status           st = upg_encode_matrix(context, units, n_units, &encoded, err);
+
+    if (st != UPG_OK)
+        return st;
+    bits = encoded.bits;
+    for (uint32_t b = 0; b < n_units && st == UPG_OK; b++) {
+        uint64_t words =
+            upg_band_words((uint32_t)upg_code_binary_rows(units[b].code, units[b].n_rows),
+                           units[b].matrix->n_cols);
+
+        st = upg_container_write_code(writer, index, b, 0, bits, words, err);
+        bits += words;
+    }
+    if (st == UPG_OK)
+        st = upg_container_write_scales(writer, index, 0, encoded.scales, units[0].matrix->n_rows,
+                                        err);
+    if (st == UPG_OK) {
+        upg_container_set_error(writer, index,
+                                encoded.energy2 > 0 ? encoded.error2 / encoded.energy2 : 0);
+        upg_job_summary_add(&job->summary, units[0].matrix->role, encoded.error2, encoded.energy2);
+    }
+    upg_encoded_deinit(&encoded);
+    return st;
+}
+
+static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer *writer,
+                             upg_error *err)
+{
+    upg_status         st = UPG_OK;
+    upg_meter          meter;
+    upg_kernels        kernels;
+    uint32_t           flags = upg_cpu_flags(), unit = 0;
+    uint64_t           total = 0;
+    upg_encode_context context = { pool, &kernels, flags, job->settings.seed, &meter };
+
+    upg_kernels_select(flags, &kernels);
+    for (uint32_t u = 0; u < job->plan.n_units; u++)
+        total += (uint64_t)job->plan.units[u].n_rows * job->plan.units[u].matrix->n_cols;
+    upg_meter_start(&meter, &job->settings.listener, "encode", "weights", total);
+    for (size_t i = 0; i < job->file_plan.n_matrices && st == UPG_OK; i++) {
+        st = do_matrix(job, &context, writer, i, unit, err);
+        unit += units_of_matrix(&job->plan, unit);
+    }
+    for (size_t i = 0; i < job->file_plan.n_dense && st == UPG_OK; i++)
+        st = write_vector(writer, &job->file_plan.dense[i], i, vector_at(job->weights, (uint32_t)i),
+                          err);
+    return st == UPG_OK ? upg_meter_finish(&meter, err) : st;
+}
+
+upg_status upg_job_run(upg_job *job, upg_error *err)
+{
+    upg_status            st;
+    upg_pool             *pool = NULL;
+    upg_container_writer *writer = NULL;
+    upg_buffer            quality;
+    uint64_t              start = upg_now_ns();
+
+    if (job->ran)
+        return upg_fail(err, UPG_E_STATE, "this compression ran already");
+    job->ran = true;
+    upg_buffer_init(&quality, QUALITY_CAPACITY);
+    UPG_TRY(upg_pool_create(threads_of(job), &pool, err));
+    UPG_TRY(upg_container_writer_create(job->output, job->settings.overwrite, &job->file_plan,
+                                        &writer, err));
+    UPG_TRY(encode_all(job, pool, writer, err));
+    UPG_TRY(upg_job_report_quality(&job->summary, &quality, err));
+    st = upg_container_finish(writer, (upg_span) { (const uint8_t *)quality.data, quality.size },
+                              pool, &job->settings.listener, err);
+    writer = NULL; /* finish takes it, after a failure too */
+    UPG_TRY(st);
+    UPG_TRY(upg_job_report_result(job->output, job->weights->source_bytes, &job->size,
+                                  (double)(upg_now_ns() - start) * 1e-9, &job->summary,
+                                  &job->result_json, err));
+out:
+    upg_container_discard(writer);
+    upg_pool_close(pool);
+    upg_buffer_deinit(&quality);
+    return st;
+}
+
+const char *upg_job_plan_json(const upg_job *job)
+{
+    return job->plan_json.data;
+}
+
+const char *upg_job_result_json(const upg_job *job)
+{
+    return job->result_json.data;
+}
+
+void upg_job_close(upg_job *job)
+{
+    if (job == NULL)
+        return;
+    upg_weights_close(job->weights);
+    upg_arena_deinit(&job->arena);
+    upg_buffer_deinit(&job->options_json);
+    upg_buffer_deinit(&job->plan_json);
+    upg_buffer_deinit(&job->result_json);
+    upg_free(job->output);
+    upg_free(job);
+}

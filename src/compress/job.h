@@ -1,0 +1,35 @@
+/* job.h: compressing a checkpoint folder into a .upg file, from plan to rename. */
+#ifndef UPG_COMPRESS_JOB_H
+#define UPG_COMPRESS_JOB_H
+
+#include <stdatomic.h>
+
+#include "base/progress.h"
+#include "compress/plan.h"
+
+typedef struct upg_job_settings {
+    double bits_per_parameter; /* of the weight bytes; 0 = 3.2, and for models over 1e9
+                                * parameters the file ≤ fp32 / 10 too */
+    uint32_t     threads;      /* 0 = one per physical core */
+    uint64_t     max_memory;   /* resident bytes; 0 = 8 GiB */
+    uint64_t     seed;         /* of the rotation */
+    bool         overwrite;
+    upg_listener listener; /* its cancel flag outlives the job */
+} upg_job_settings;
+
+typedef struct upg_job upg_job;
+
+/** Opens the checkpoint, checks it and plans the rates; encodes nothing. Errors: as
+ * upg_weights_open; E_EXISTS, E_BUDGET (says the least possible), E_UNSUPPORTED (the input is coded
+ * already). */
+upg_status upg_job_open(const char *checkpoint, const char *output,
+                        const upg_job_settings *settings, upg_job **job, upg_error *err);
+/** Encodes, writes, hashes, renames. Errors: E_DATA, E_CANCELLED, E_IO, E_NOSPACE, E_NOMEM; then no
+ * file remains. E_STATE when it ran before. */
+upg_status upg_job_run(upg_job *job, upg_error *err);
+/** JSON objects, owned by the job: the plan; the result, NULL before a successful run. */
+const char *upg_job_plan_json(const upg_job *job);
+const char *upg_job_result_json(const upg_job *job);
+void        upg_job_close(upg_job *job);
+
+#endif

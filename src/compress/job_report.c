@@ -1,0 +1,127 @@
+#include "compress/job_report.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+
+void upg_job_summary_add(upg_job_summary *summary, upg_role role, double error2, double energy2)
+{
+    summary->error2[role] += error2;
+    summary->energy2[role] += energy2;
+}
+
+static const char *role_name(upg_role role)
+{
+    static const char *const names[UPG_ROLE_COUNT] = {
+        "embed",    "attention_norm", "q",  "k",    "v",          "o",
+        "ffn_norm", "gate",           "up", "down", "final_norm", "head"
+    };
+
+    return names[role];
+}
+
+/* Takes `value` (NULL = out of memory) and replaces the buffer's text by it. */
+static upg_status dump(json_t *value, upg_buffer *json, upg_error *err)
+{
+    char *text = value == NULL ? NULL : json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    upg_status st;
+
+    json_decref(value);
+    if (text == NULL)
+        return upg_fail(err, UPG_E_NOMEM, "out of memory while writing JSON");
+    upg_buffer_clear(json);
+    st = upg_buffer_add(json, text, strlen(text), err);
+    free(text);
+    return st;
+}
+
+static json_t *matrix_json(const upg_plan_unit *units, uint32_t n_units)
+{
+    const upg_matrix *m = units[0].matrix;
+    json_t           *bands = json_array();
+
+    for (uint32_t u = 0; u < n_units; u++)
+        json_array_append_new(bands, json_pack("{s:I,s:I,s:f}", "row", (json_int_t)units[u].row0,
+                                               "rows", (json_int_t)units[u].n_rows, "rate",
+                                               units[u].code->rate2 / 2.0));
+    return json_pack("{s:s,s:I,s:I,s:o}", "name", m->name, "rows", (json_int_t)m->n_rows, "cols",
+                     (json_int_t)m->n_cols, "bands", bands);
+}
+
+static double ratio(double numerator, double denominator)
+{
+    return denominator > 0 ? numerator / denominator : 0;
+}
+
+upg_status upg_job_report_plan(const upg_plan *plan, const upg_container_size *size,
+                               uint64_t peak_memory, uint64_t source_bytes, upg_buffer *json,
+                               upg_error *err)
+{
+    json_t *matrices = json_array();
+
+    for (uint32_t u = 0; u < plan->n_units;) {
+        uint32_t n = 1;
+
+        while (u + n < plan->n_units && plan->units[u + n].matrix == plan->units[u].matrix)
+            n++;
+        json_array_append_new(matrices, matrix_json(&plan->units[u], n));
+        u += n;
+    }
+    return dump(
+        json_pack("{s:I,s:I,s:I,s:f,s:f,s:I,s:f,s:o}", "parameters", (json_int_t)size->parameters,
+                  "weight_bytes", (json_int_t)size->weight_bytes, "predicted_file_bytes",
+                  (json_int_t)size->file_bytes, "predicted_ratio_fp32",
+                  ratio(4.0 * (double)size->parameters, (double)size->file_bytes),
+                  "predicted_ratio_source", ratio((double)source_bytes, (double)size->file_bytes),
+                  "memory_bytes", (json_int_t)peak_memory, "predicted_kl", plan->predicted_kl,
+                  "matrices", matrices),
+        json, err);
+}
+
+upg_status upg_job_report_quality(const upg_job_summary *summary, upg_buffer *json, upg_error *err)
+{
+    json_t *roles = json_object();
+    double  error2 = 0, energy2 = 0;
+
+    for (int r = 0; r < UPG_ROLE_COUNT; r++) {
+        if (summary->energy2[r] > 0)
+            json_object_set_new(roles, role_name((upg_role)r),
+                                json_real(summary->error2[r] / summary->energy2[r]));
+        error2 += summary->error2[r];
+        energy2 += summary->energy2[r];
+    }
+    return dump(json_pack("{s:f,s:o,s:n}", "relative_error", ratio(error2, energy2), "by_role",
+                          roles, "evaluation"),
+                json, err);
+}
+
+upg_status upg_job_report_result(const char *path, uint64_t source_bytes,
+                                 const upg_container_size *size, double seconds,
+                                 const upg_job_summary *summary, upg_buffer *json, upg_error *err)
+{
+    upg_map    map;
+    upg_status st = upg_map_open(path, &map, err);
+    double     bytes, error2 = 0, energy2 = 0, parameters = (double)size->parameters;
+
+    if (st != UPG_OK) {
+        upg_error_prefix(err, "%s: ", path);
+        return st;
+    }
+    bytes = (double)map.bytes.size;
+    upg_map_close(&map);
+    for (int r = 0; r < UPG_ROLE_COUNT; r++) {
+        error2 += summary->error2[r];
+        energy2 += summary->energy2[r];
+    }
+    return dump(json_pack("{s:I,s:I,s:f,s:I,s:f,s:f,s:f,s:f,s:f}", "file_bytes", (json_int_t)bytes,
+                          "parameters", (json_int_t)size->parameters, "bits_per_parameter",
+                          ratio(8 * bytes, parameters), "weight_bytes",
+                          (json_int_t)size->weight_bytes, "weight_bits_per_parameter",
+                          ratio(8 * (double)size->weight_bytes, parameters), "ratio_fp32",
+                          ratio(4 * parameters, bytes), "ratio_source",
+                          ratio((double)source_bytes, bytes), "relative_error",
+                          ratio(error2, energy2), "seconds", seconds),
+                json, err);
+}

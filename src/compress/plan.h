@@ -1,0 +1,36 @@
+/* plan.h: where the bytes go: a rate for every matrix, and for bands of embedding and head rows,
+ * least predicted loss under a budget of weight bytes.
+ *
+ * The prediction: a unit's loss is its sensitivity times the squared error of its rate.
+ * Sensitivities are per role, in KL per parameter at 3 bits, measured on a 63 M model of the
+ * architecture with one matrix quantised at a time (docs/QUALITY.md). The predicted loss ranks
+ * plans; it is no measurement. */
+#ifndef UPG_COMPRESS_PLAN_H
+#define UPG_COMPRESS_PLAN_H
+
+#include "base/arena.h"
+#include "model/weights.h"
+
+/** Rows of one matrix that share a rate: a whole matrix, or a band of the embedding or head. */
+typedef struct upg_plan_unit {
+    const upg_matrix *matrix;
+    uint32_t          row0, n_rows;
+    double            sensitivity; /* predicted KL at 3 bits */
+    const upg_code   *code;        /* the choice */
+} upg_plan_unit;
+
+typedef struct upg_plan {
+    uint32_t       n_units;
+    upg_plan_unit *units; /* in file order; units of one matrix stand together, rows ascending */
+    uint64_t       code_bytes;
+    double         predicted_kl;
+} upg_plan;
+
+/** Cuts the matrices into units and gives each the lowest rate. Memory lives in `arena`. */
+upg_status upg_plan_create(const upg_weights *weights, upg_arena *arena, upg_plan *plan,
+                           upg_error *err);
+/** Raises rates, best gain for a byte first, until no raise fits: code_bytes ≤ budget_bytes.
+ * Errors: E_BUDGET when even the lowest rates do not fit (plan unchanged). */
+upg_status upg_plan_fill(upg_plan *plan, uint64_t budget_bytes, upg_error *err);
+
+#endif
