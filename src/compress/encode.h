@@ -14,8 +14,8 @@
 typedef struct upg_encoded_matrix {
     uint32_t *bits; /* the bands' code one after the other; 64-byte aligned */
     uint64_t  n_words;
-    uint16_t *scales;      /* fp16 [n_rows] */
-    double relative_error; /* |W − Ŵ|² / |W|², with the stored scales; 0 for a zero matrix */
+    uint16_t *scales;          /* fp16 [n_rows] */
+    double    error2, energy2; /* |W − Ŵ|² with the stored scales; |W|² */
 } upg_encoded_matrix;
 
 typedef struct upg_encode_context {

@@ -132,10 +132,11 @@ static upg_status code_budget(const upg_job *job, const upg_container_size *leas
     double   target = bits == 0 ? DEFAULT_BITS : bits;
     uint64_t weight_limit = (uint64_t)(target * (double)least->parameters / 8);
     uint64_t file_limit = least->parameters * FP32_BYTES / MIN_FP32_RATIO;
+    uint64_t parts_bytes = least->file_bytes - least->weight_bytes;
     uint64_t other_bytes = least->weight_bytes - job->plan.code_bytes;
 
-    if (large && file_limit - (least->file_bytes - least->weight_bytes) < weight_limit)
-        weight_limit = file_limit - (least->file_bytes - least->weight_bytes);
+    if (large && file_limit < weight_limit + parts_bytes)
+        weight_limit = file_limit > parts_bytes ? file_limit - parts_bytes : 0;
     if (weight_limit < least->weight_bytes)
         return upg_fail(err, UPG_E_BUDGET,
                         "%.3f bits per parameter cannot be reached: this model takes at least %.3f "
