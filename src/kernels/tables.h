@@ -17,4 +17,9 @@ void upg_kernels_dense_scalar(upg_kernels *k);
 void upg_kernels_dense_avx2(upg_kernels *k);
 void upg_kernels_dense_avx512(upg_kernels *k);
 
+/* Their attention part, in files of its own; called by the functions above. */
+void upg_kernels_attention_scalar(upg_kernels *k);
+void upg_kernels_attention_avx2(upg_kernels *k);
+void upg_kernels_attention_avx512(upg_kernels *k);
+
 #endif
