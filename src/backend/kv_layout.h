@@ -3,7 +3,8 @@
  * A page holds 64 tokens of ONE sequence for all layers:
  *     [layer][kv head][ K: [64][head_dim] | V: [64][head_dim] ]
  * in f32, fp16 or int8. For int8 each (layer, head, K or V) part is followed by its scales, f32
- * [64] (one for each token): value = scale · int8, scale = max|x|/127. K is stored after RoPE.
+ * [64] (one for each token): value = scale · int8, scale = max|x|/127, int8 = round to nearest
+ * even(x·(127/max|x|)) in f32; zeros give scale 0. K is stored after RoPE.
  * runtime/ owns page tables and reference counts; backends read and write through a kv_view. */
 #ifndef UPG_BACKEND_KV_LAYOUT_H
 #define UPG_BACKEND_KV_LAYOUT_H

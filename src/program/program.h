@@ -20,7 +20,15 @@ typedef enum upg_opcode {
 /** How the input of a GEMV is prepared, decided by the matrices that read it.
  *   plain     the f32 vector itself (dense matrices)
  *   rotated   rotation (codec/rotation.h), then int8 with one scale s_x = max|x'|/127 per row:
- *             q = round to nearest even(x' / s_x); s_x = 0 for a zero vector */
+ *             q = round to nearest even(x'·(127/max|x'|)), both quotients and the product in f32;
+ *             s_x = 0 and q = 0 for a zero vector
+ *
+ * A coded matrix times a rotated input is defined to the last rounding, so that backends agree
+ * wherever their q agree: with the exact integer sum Σ_j V[r][j]·q[j] (codec/code.h)
+ *
+ *     y_r = (float)((double)sum · ((double)s_r · g · s_x))        products from left to right
+ *
+ * The 8-bit-table arithmetic of a kernel replaces the exact sum by its own, the rest stays. */
 typedef struct upg_prepared {
     bool         rotated;
     upg_rotation rotation; /* when rotated */
@@ -38,13 +46,18 @@ typedef struct upg_slot {
 } upg_slot;
 
 /* Bytes of a prepared slot for one row: f32 [width] when plain; when rotated int8 [groups of 32],
- * the f32 scale, and the kernels' prepared form (kernels.h). The layout inside is the backend's. */
+ * 64 for the f32 scale, and the kernels' prepared form (kernels.h). The layout inside is the
+ * backend's. For a batch of n rows, n · offset and n · bytes keep slots apart as one row's do. */
+enum {
+    UPG_SLOT_GROUP_BYTES = 256, /* of the prepared form, for 32 inputs; checked by the backends */
+    UPG_NO_SLOT = UINT16_MAX
+};
 
 typedef struct upg_op {
     upg_opcode        code;
-    uint16_t          layer;
-    uint16_t          out;  /* slot; of LOGITS and the KV part: none */
-    uint16_t          in;   /* slot; EMBED: none */
+    uint16_t          layer; /* EMBED: 0; after the last layer: n_layers */
+    uint16_t          out;  /* slot; LOGITS: UPG_NO_SLOT. An `a` that is read and written is here */
+    uint16_t          in;   /* slot; EMBED: UPG_NO_SLOT */
     const upg_matrix *w[3]; /* in the order of ops.def */
     const upg_vector *v;
 } upg_op;
