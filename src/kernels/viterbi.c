@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/cpu.h"
+#include "kernels/viterbi_fast.h"
 #include "kernels/viterbi_steps.h"
 
 /* Float metrics are pulled back to zero this often, so that they keep the precision of a few rows'
@@ -22,6 +23,7 @@ struct upg_viterbi {
     float                  *values;    /* [1 << L]: g · table */
     float                  *metric[2]; /* [1 << (L − k0)], the rows' turns */
     uint8_t                *choices;   /* [max_rows][1 << (L − k0)] */
+    upg_viterbi_fast       *fast;      /* NULL: float32 alone */
 };
 
 static upg_trellis_row row_shape(const upg_code *code, uint32_t r)
@@ -66,7 +68,6 @@ upg_status upg_viterbi_create(const upg_code *code, uint32_t max_rows,
     upg_status   st;
     upg_viterbi *v = upg_calloc(1, sizeof *v, err);
 
-    (void)arithmetic;
     UPG_TRY(v != NULL ? UPG_OK : UPG_E_NOMEM);
     v->code = *code;
     v->max_rows = max_rows;
@@ -75,6 +76,8 @@ upg_status upg_viterbi_create(const upg_code *code, uint32_t max_rows,
     upg_code_table(code, v->table);
     for (size_t w = 0; w < (size_t)1 << code->length; w++)
         v->values[w] = code->gain * (float)v->table[w];
+    if (arithmetic == UPG_VITERBI_FAST && upg_viterbi_fast_fits(code))
+        UPG_TRY(upg_viterbi_fast_create(code, max_rows, cpu_flags, &v->fast, err));
 out:
     if (st != UPG_OK) {
         upg_viterbi_close(v);
@@ -93,6 +96,7 @@ void upg_viterbi_close(upg_viterbi *v)
     upg_free(v->metric[0]);
     upg_free(v->metric[1]);
     upg_free(v->choices);
+    upg_viterbi_fast_close(v->fast);
     upg_free(v);
 }
 
@@ -168,6 +172,9 @@ static double path_error(const upg_viterbi *v, uint32_t n_rows, const float *tar
 double upg_viterbi_encode(upg_viterbi *v, uint32_t n_rows, const float *target,
                           const float *weights, uint16_t *windows)
 {
-    exact_backward(v, n_rows, exact_forward(v, n_rows, target, weights), windows);
+    /* Row weights spread over orders of magnitude; one int16 scale does not hold them. */
+    if (v->fast == NULL || weights != NULL ||
+        !upg_viterbi_fast_encode(v->fast, n_rows, target, windows))
+        exact_backward(v, n_rows, exact_forward(v, n_rows, target, weights), windows);
     return path_error(v, n_rows, target, weights, windows);
 }
