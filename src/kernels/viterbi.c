@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/cpu.h"
+#include "kernels/tables.h"
 #include "kernels/viterbi_fast.h"
 #include "kernels/viterbi_steps.h"
 
@@ -41,6 +41,10 @@ static size_t max_states(const upg_code *code)
 
 static upg_viterbi_exact_step *choose_exact_step(uint32_t cpu_flags)
 {
+#if defined(__x86_64__)
+    if ((cpu_flags & UPG_KERNELS_AVX512_NEEDS) == UPG_KERNELS_AVX512_NEEDS)
+        return upg_viterbi_exact_step_avx512;
+#endif
     (void)cpu_flags;
     return upg_viterbi_exact_step_scalar;
 }
@@ -52,10 +56,11 @@ static upg_status allocate(upg_viterbi *v, upg_error *err)
     v->table = upg_alloc_aligned(windows * sizeof *v->table, err);
     if (v->table != NULL)
         v->values = upg_alloc_aligned(windows * sizeof *v->values, err);
+    /* 64 more bytes: a step may read a vector past the last state. */
     if (v->values != NULL)
-        v->metric[0] = upg_alloc_aligned(states * sizeof **v->metric, err);
+        v->metric[0] = upg_alloc_aligned(states * sizeof **v->metric + 64, err);
     if (v->metric[0] != NULL)
-        v->metric[1] = upg_alloc_aligned(states * sizeof **v->metric, err);
+        v->metric[1] = upg_alloc_aligned(states * sizeof **v->metric + 64, err);
     if (v->metric[1] != NULL)
         v->choices = upg_malloc(v->max_rows, states, err);
     return v->choices != NULL ? UPG_OK : UPG_E_NOMEM;

@@ -26,7 +26,7 @@
 #include <stdlib.h>
 
 #include "base/alloc.h"
-#include "base/cpu.h"
+#include "kernels/tables.h"
 #include "kernels/viterbi_steps.h"
 
 enum {
@@ -162,6 +162,10 @@ static void size_ring(upg_viterbi_fast *f, uint32_t max_rows)
 
 static upg_viterbi_fast_step *choose_step(uint32_t cpu_flags)
 {
+#if defined(__x86_64__)
+    if ((cpu_flags & UPG_KERNELS_AVX512_NEEDS) == UPG_KERNELS_AVX512_NEEDS)
+        return upg_viterbi_fast_step_avx512;
+#endif
     (void)cpu_flags;
     return upg_viterbi_fast_step_scalar;
 }

@@ -1,0 +1,157 @@
+/* viterbi_avx512.c: one row of the encoder, 32 (int16) or 16 (float32) states at a time.
+ *
+ * int16: for 32 neighbours h the loop over the forgotten bits a makes e and the bracket once and
+ * uses them for up to 8 accumulators, one for each l. Per 32 windows that is a multiplication, an
+ * addition and a minimum, so port throughput bounds it: at k = 3, L = 12 about 580 vector
+ * instructions for a weight, two a cycle. The accumulators are interleaved at the end, so that next
+ * lies in the order of states. */
+#include <immintrin.h>
+
+#include "kernels/viterbi_steps.h"
+
+typedef struct lanes {
+    __m512i source; /* lane → source state of its h, relative to the vector's first */
+    __m512i low, high;
+} lanes;
+
+static lanes make_lanes(uint32_t repeat)
+{
+    _Alignas(64) uint16_t source[32], low[32], high[32];
+
+    for (uint32_t i = 0; i < 32; i++) {
+        source[i] = (uint16_t)(i >> repeat);
+        low[i] = (uint16_t)(i / 2 + i % 2 * 32);
+        high[i] = (uint16_t)(i / 2 + 16 + i % 2 * 32);
+    }
+    return (lanes) { _mm512_load_si512(source), _mm512_load_si512(low), _mm512_load_si512(high) };
+}
+
+/* v[l] lane h becomes the element h · 2^split + l of the run. Each pass is a perfect shuffle of the
+ * whole run: it moves the topmost bit of an element's index to the bottom. */
+static inline __attribute__((always_inline)) void interleave(const int split, __m512i *v,
+                                                             const lanes *by)
+{
+    const int n = 1 << split;
+    __m512i   from[8];
+
+    for (int pass = 0; pass < split; pass++) {
+        for (int i = 0; i < n; i++)
+            from[i] = v[i];
+        for (int i = 0; i < n / 2; i++) {
+            v[2 * i] = _mm512_permutex2var_epi16(from[i], by->low, from[i + n / 2]);
+            v[2 * i + 1] = _mm512_permutex2var_epi16(from[i], by->high, from[i + n / 2]);
+        }
+    }
+}
+
+static inline int16_t least_lane(__m512i v)
+{
+    __m256i half = _mm256_min_epi16(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    __m128i quarter =
+        _mm_min_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    __m128i place =
+        _mm_minpos_epu16(_mm_xor_si128(quarter, _mm_set1_epi16(INT16_MIN))); /* as unsigned */
+
+    return (int16_t)(_mm_extract_epi16(place, 0) ^ 0x8000);
+}
+
+static inline __attribute__((always_inline)) int16_t
+fast_step(const int split, const int repeats, const upg_fast_row *row, const int16_t *metric,
+          const int16_t *offset, int16_t excess, int16_t *next)
+{
+    const int      n = 1 << split;
+    const uint32_t per_oldest = row->n_middle >> row->repeat;
+    const __m512i  off = _mm512_set1_epi16(excess), lowest = _mm512_set1_epi16(-INT16_MAX);
+    const lanes    by = make_lanes(row->repeat);
+    __m512i        least = _mm512_set1_epi16(INT16_MAX), slope[8], square[8];
+
+    for (int l = 0; l < n; l++) {
+        slope[l] = _mm512_set1_epi16(row->slope[l]);
+        square[l] = _mm512_set1_epi16(row->square[l]);
+    }
+    for (uint32_t h = 0; h < row->n_middle; h += 32) {
+        const __m512i  middle = _mm512_load_si512(row->middle + h);
+        const int16_t *source = metric + (h >> row->repeat);
+        __m512i        best[8];
+
+        for (int l = 0; l < n; l++)
+            best[l] = _mm512_set1_epi16(INT16_MAX);
+        for (uint32_t a = 0; a < row->n_oldest; a++, source += per_oldest) {
+            __m512i m = _mm512_loadu_si512(source);
+            __m512i e = _mm512_subs_epi16(_mm512_set1_epi16(offset[a]), middle);
+            __m512i bracket;
+
+            if (repeats)
+                m = _mm512_permutexvar_epi16(by.source, m);
+            e = _mm512_adds_epi16(e, e);
+            e = _mm512_max_epi16(_mm512_adds_epi16(e, e), lowest);
+            bracket = _mm512_adds_epi16(m, _mm512_subs_epi16(_mm512_mulhrs_epi16(e, e), off));
+            for (int l = 0; l < n; l++)
+                best[l] = _mm512_min_epi16(
+                    best[l], _mm512_adds_epi16(bracket, _mm512_mulhrs_epi16(e, slope[l])));
+        }
+        for (int l = 0; l < n; l++) {
+            best[l] = _mm512_adds_epi16(best[l], square[l]);
+            least = _mm512_min_epi16(least, best[l]);
+        }
+        interleave(split, best, &by);
+        for (int l = 0; l < n; l++)
+            _mm512_store_si512(next + (h << split) + 32 * l, best[l]);
+    }
+    return least_lane(least);
+}
+
+int16_t upg_viterbi_fast_step_avx512(const upg_fast_row *row, const int16_t *metric,
+                                     const int16_t *offset, int16_t excess, int16_t *next)
+{
+    switch (row->split << 1 | (row->repeat > 0)) {
+    case 6:
+        return fast_step(3, 0, row, metric, offset, excess, next);
+    case 7:
+        return fast_step(3, 1, row, metric, offset, excess, next);
+    case 4:
+        return fast_step(2, 0, row, metric, offset, excess, next);
+    case 5:
+        return fast_step(2, 1, row, metric, offset, excess, next);
+    case 3:
+        return fast_step(1, 1, row, metric, offset, excess, next);
+    default:
+        return fast_step(0, 1, row, metric, offset, excess, next);
+    }
+}
+
+void upg_viterbi_exact_step_avx512(const upg_trellis_row *row, const float *metric,
+                                   const float *values, float target, float weight, float *next,
+                                   uint8_t *choice)
+{
+    const uint32_t n_states = 1u << (row->length - row->k_next);
+    const __m512   x = _mm512_set1_ps(target), by = _mm512_set1_ps(weight);
+    const __m512i  lane = _mm512_srli_epi32(
+         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), row->k_now);
+
+    if (n_states < 16) {
+        upg_viterbi_exact_step_scalar(row, metric, values, target, weight, next, choice);
+        return;
+    }
+    for (uint32_t n = 0; n < n_states; n += 16) {
+        __m512  least = _mm512_setzero_ps();
+        __m512i winner = _mm512_setzero_si512();
+
+        for (uint32_t a = 0; a < 1u << row->k_next; a++) {
+            uint32_t  window = a * n_states | n;
+            __m512    miss = _mm512_sub_ps(x, _mm512_load_ps(values + window));
+            __m512    cost;
+            __mmask16 less;
+
+            cost = _mm512_mul_ps(_mm512_mul_ps(miss, miss), by);
+            cost = _mm512_add_ps(
+                _mm512_permutexvar_ps(lane, _mm512_loadu_ps(metric + (window >> row->k_now))),
+                cost);
+            less = a == 0 ? 0xFFFF : _mm512_cmp_ps_mask(cost, least, _CMP_LT_OQ);
+            least = _mm512_mask_mov_ps(least, less, cost);
+            winner = _mm512_mask_mov_epi32(winner, less, _mm512_set1_epi32((int)a));
+        }
+        _mm512_store_ps(next + n, least);
+        _mm_storeu_si128((__m128i *)(choice + n), _mm512_cvtepi32_epi8(winner));
+    }
+}
