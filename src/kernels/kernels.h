@@ -38,6 +38,15 @@ typedef struct upg_kernels {
      * x  i16 [m][x_stride]   v  i16 [rows][v_stride]   y  i32 [m][y_stride]   n_cols % 32 = 0 */
     void (*gemm_i16)(size_t m, size_t rows, size_t n_cols, const int16_t *x, size_t x_stride,
                      const int16_t *v, size_t v_stride, int32_t *y, size_t y_stride);
+    /** Row results from u, without decoding: y[r] = Y_r·(s_r·g·s_x) as quantised.h rounds it, where
+     * Y_r = Σ_{i<L} p_i·u[newest(r) − i], exact in int64, for rows r = row0 … row0 + n_rows − 1.
+     * u  i32, from the band's binary row 0        y  f32 [n_rows] */
+    void (*fir)(const upg_band *band, uint32_t row0, uint32_t n_rows, const int32_t *u, float s_x,
+                float *y);
+    /** y[i] = sum[i]·(scales[i]·gain·s_x), rounded in the same way.
+     * sum i32 [n]   scales fp16 [n]   y f32 [n] */
+    void (*coded_scale)(size_t n, const int32_t *sum, const uint16_t *scales, float gain, float s_x,
+                        float *y);
     /** Blockwise orthonormal Walsh-Hadamard in place, x f32 [n], block a power of two dividing n.
      * Bit-identical on every ISA. */
     void (*hadamard)(size_t n, size_t block, float *x);

@@ -1,5 +1,5 @@
-/* rope.c: see rope.h. */
-#include "backend/rope.h"
+/* rotary.c: see rotary.h. */
+#include "backend/rotary.h"
 
 #include <math.h>
 

@@ -1,9 +1,9 @@
-/* rope.h: rotary position embedding, one formula for all backends that run on the host.
+/* rotary.h: rotary position embedding, one formula for all backends that run on the host.
  *
  * Su, Lu, Pan et al., "RoFormer" (2021), in the half-split form of Hugging Face's models: dimension
  * i < rotary/2 turns with dimension i + rotary/2; dimensions past `rotary_dims` stay. */
-#ifndef UPG_BACKEND_ROPE_H
-#define UPG_BACKEND_ROPE_H
+#ifndef UPG_BACKEND_ROTARY_H
+#define UPG_BACKEND_ROTARY_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,10 +1,10 @@
-/* quantised.h: the arithmetic of rotated int8 inputs, the same in every backend.
+/* quantised.h: the arithmetic of rotated int8 inputs, the same in every backend and kernel.
  *
  * An input x' is stored as q = round to nearest even(x'·inverse) with one scale s_x for the row; a
  * coded matrix gives the exact integer Y_r = Σ_j V[r][j]·q_j, and the result is rounded to fp32
  * once. A backend that follows these three functions gives equal bits, whatever its kernels are. */
-#ifndef UPG_BACKEND_QUANTISED_H
-#define UPG_BACKEND_QUANTISED_H
+#ifndef UPG_KERNELS_QUANTISED_H
+#define UPG_KERNELS_QUANTISED_H
 
 #include <stdint.h>
 
