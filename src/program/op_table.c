@@ -97,44 +97,6 @@ size_t upg_slot_bytes(const upg_slot *slot)
     return (width * sizeof(float) + 63) / 64 * 64;
 }
 
-uint32_t upg_role_rows(const upg_model_config *config, upg_role role)
-{
-    switch (role) {
-    case UPG_ROLE_EMBED:
-    case UPG_ROLE_HEAD:
-        return config->vocab;
-    case UPG_ROLE_Q:
-        return config->n_heads * config->head_dim;
-    case UPG_ROLE_K:
-    case UPG_ROLE_V:
-        return config->n_kv_heads * config->head_dim;
-    case UPG_ROLE_O:
-    case UPG_ROLE_DOWN:
-        return config->hidden;
-    case UPG_ROLE_GATE:
-    case UPG_ROLE_UP:
-        return config->ffn;
-    default:
-        return 0;
-    }
-}
-
-uint32_t upg_role_cols(const upg_model_config *config, upg_role role)
-{
-    switch (role) {
-    case UPG_ROLE_O:
-        return config->n_heads * config->head_dim;
-    case UPG_ROLE_DOWN:
-        return config->ffn;
-    case UPG_ROLE_ATTENTION_NORM:
-    case UPG_ROLE_FFN_NORM:
-    case UPG_ROLE_FINAL_NORM:
-        return 0;
-    default:
-        return config->hidden;
-    }
-}
-
 static void touch(upg_live_range *range, uint32_t op)
 {
     if (range->first > op)

@@ -23,9 +23,6 @@ upg_prepared upg_prepared_for(const upg_matrix *matrix);
 bool         upg_prepared_equal(const upg_prepared *a, const upg_prepared *b);
 /** Bytes of a slot for one row, a multiple of 64. */
 size_t upg_slot_bytes(const upg_slot *slot);
-/** Rows and columns that the config gives a matrix of this role; 0 for norms. */
-uint32_t upg_role_rows(const upg_model_config *config, upg_role role);
-uint32_t upg_role_cols(const upg_model_config *config, upg_role role);
 
 /** Ops in which a slot holds a value: from its first write to its last use. */
 typedef struct upg_live_range {

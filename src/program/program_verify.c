@@ -12,6 +12,7 @@
 #include "program/program.h"
 
 #include "base/alloc.h"
+#include "model/architecture.h"
 #include "program/op_table.h"
 
 typedef enum slot_state { SLOT_EMPTY, SLOT_WRITTEN, SLOT_READ } slot_state;
@@ -99,14 +100,15 @@ static upg_status check_matrix(const verifier *v, uint32_t i)
     if (!w)
         return FAIL(v, "matrix %u is missing", i);
     for (uint32_t role = 0; role < UPG_ROLE_COUNT; role++) {
+        uint32_t n_rows, n_cols;
+
         if (!(roles_of[v->op->code][i] >> role & 1u) ||
             matrix_of(weights, (upg_role)role, v->op->layer) != w)
             continue;
-        if (w->n_rows != upg_role_rows(&weights->config, (upg_role)role) ||
-            w->n_cols != upg_role_cols(&weights->config, (upg_role)role))
+        upg_role_shape(&weights->config, (upg_role)role, &n_rows, &n_cols);
+        if (w->n_rows != n_rows || w->n_cols != n_cols)
             return FAIL(v, "matrix %u, %s, is [%u][%u], the config says [%u][%u]", i, w->name,
-                        w->n_rows, w->n_cols, upg_role_rows(&weights->config, (upg_role)role),
-                        upg_role_cols(&weights->config, (upg_role)role));
+                        w->n_rows, w->n_cols, n_rows, n_cols);
         return UPG_OK;
     }
     return FAIL(v, "matrix %u is not one that this op of this layer may use", i);
