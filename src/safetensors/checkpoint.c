@@ -196,3 +196,12 @@ uint64_t upg_checkpoint_source_bytes(const upg_checkpoint *checkpoint)
 {
     return checkpoint->source_bytes;
 }
+
+uint64_t upg_checkpoint_file_bytes(const upg_checkpoint *checkpoint)
+{
+    uint64_t bytes = 0;
+
+    for (size_t f = 0; f < checkpoint->n_files; f++)
+        bytes += upg_st_bytes(checkpoint->files[f]).size;
+    return bytes;
+}

@@ -23,6 +23,8 @@ const upg_st_tensor *upg_checkpoint_at(const upg_checkpoint *checkpoint, size_t 
 const upg_st_tensor *upg_checkpoint_find(const upg_checkpoint *checkpoint, const char *name);
 /** The checkpoint as shipped: bytes of all tensors, headers not counted. */
 uint64_t upg_checkpoint_source_bytes(const upg_checkpoint *checkpoint);
+/** All its weight files together, headers included. */
+uint64_t upg_checkpoint_file_bytes(const upg_checkpoint *checkpoint);
 
 /** What an index.json says, checked for itself. */
 typedef struct upg_shard_index {
