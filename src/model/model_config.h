@@ -12,6 +12,15 @@
 
 enum { UPG_MAX_END_TOKENS = 16 };
 
+/* Limits of what is accepted: far above every known model, low enough that no product of three
+ * overflows 64 bits and that a width fits every counter. */
+enum {
+    UPG_MAX_LAYERS = 4096,
+    UPG_MAX_WIDTH = 1 << 24, /* hidden, ffn, vocabulary, heads · head_dim */
+    UPG_MAX_HEAD_DIM = 512,
+    UPG_MAX_CONTEXT = 1 << 30
+};
+
 /** Rotary position embedding. Frequencies are f32 [rotary_dims / 2]. */
 typedef struct upg_rope {
     uint32_t     rotary_dims;      /* even, ≤ head_dim: partial rotary leaves the rest as it is */

@@ -38,7 +38,8 @@ typedef struct upg_matrix {
     /* dense: row-major [n_rows][n_cols], at any alignment that suits the element */
     upg_dtype   dtype; /* F32, F16 or BF16 */
     const void *dense;
-    uint64_t    file_offset; /* of dense, in its source file, for messages */
+    const char *file;        /* name of the source file, for messages */
+    uint64_t    file_offset; /* of dense (coded: of the code bits) in that file, for messages */
     /* coded */
     const upg_coded_matrix *coded;
     double                  relative_error; /* measured at compression; < 0 = not measured */
