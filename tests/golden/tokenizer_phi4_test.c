@@ -135,13 +135,19 @@ static void micro_cases(void **state)
     run(TG_MICRO, UPG_TEST_DATA "/phi4_micro_tokenizer.jsonl", check_case, 200);
 }
 
+static void micro_streams(void **state)
+{
+    (void)state;
+    run(TG_MICRO, UPG_TEST_DATA "/phi4_micro_streams.jsonl", check_stream, 60);
+    run(TG_MICRO, UPG_TEST_DATA "/phi4_micro_streams.jsonl", check_hidden_stream, 60);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(phi4_cases),
-        cmocka_unit_test(phi4_streams),
-        cmocka_unit_test(phi4_hidden_streams),
-        cmocka_unit_test(micro_cases),
+        cmocka_unit_test(phi4_cases),          cmocka_unit_test(phi4_streams),
+        cmocka_unit_test(phi4_hidden_streams), cmocka_unit_test(micro_cases),
+        cmocka_unit_test(micro_streams),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
