@@ -134,12 +134,8 @@ static uint64_t unit_offset(const encoder *e, uint32_t index)
 {
     uint64_t words = 0;
 
-    for (uint32_t u = 0; u < index; u++) {
-        const upg_plan_unit *unit = &e->units[u];
-
-        words += upg_band_words((uint32_t)upg_code_binary_rows(unit->code, unit->n_rows),
-                                e->matrix->n_cols);
-    }
+    for (uint32_t u = 0; u < index; u++)
+        words += upg_plan_unit_words(&e->units[u]);
     return words;
 }
 
@@ -243,8 +239,7 @@ uint64_t upg_encode_memory(const upg_plan_unit *units, uint32_t n_units, uint32_
     for (uint32_t u = 0; u < n_units; u++) {
         const upg_code *code = units[u].code;
 
-        bytes +=
-            4 * upg_band_words((uint32_t)upg_code_binary_rows(code, units[u].n_rows), m->n_cols);
+        bytes += sizeof(uint32_t) * upg_plan_unit_words(&units[u]);
         /* one byte of back-pointer for each state and row */
         bytes += (uint64_t)threads * units[u].n_rows << (code->length - code->k0);
     }

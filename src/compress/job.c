@@ -37,16 +37,6 @@ struct upg_job {
 
 /* ---- planning ------------------------------------------------------------------------------- */
 
-/* Units of the matrix that begins at unit `first`. */
-static uint32_t units_of_matrix(const upg_plan *plan, uint32_t first)
-{
-    uint32_t n = 1;
-
-    while (first + n < plan->n_units && plan->units[first + n].matrix == plan->units[first].matrix)
-        n++;
-    return n;
-}
-
 /* Turns the plan's units into the writer's matrices and bands. */
 static upg_status plan_matrices(upg_job *job, upg_error *err)
 {
@@ -58,7 +48,7 @@ static upg_status plan_matrices(upg_job *job, upg_error *err)
         return UPG_E_NOMEM;
     for (uint32_t u = 0; u < job->plan.n_units; n++) {
         const upg_matrix *matrix = job->plan.units[u].matrix;
-        uint32_t          n_bands = units_of_matrix(&job->plan, u);
+        uint32_t          n_bands = upg_plan_units_of(&job->plan, u);
 
         matrices[n] = (upg_matrix_plan) { matrix->name,       matrix->n_rows, matrix->n_cols,
                                           job->settings.seed, n_bands,        bands + u };
@@ -181,7 +171,7 @@ static upg_status check_memory(const upg_job *job, uint64_t *peak, upg_error *er
 
     *peak = 0;
     for (uint32_t u = 0; u < job->plan.n_units;) {
-        uint32_t n = units_of_matrix(&job->plan, u);
+        uint32_t n = upg_plan_units_of(&job->plan, u);
         uint64_t need = upg_encode_memory(&job->plan.units[u], n, threads_of(job));
 
         if (need > *peak) {
@@ -274,7 +264,7 @@ static upg_status do_matrix(upg_job *job, const upg_encode_context *context,
                             upg_error *err)
 {
     const upg_plan_unit *units = &job->plan.units[first];
-    uint32_t             n_units = units_of_matrix(&job->plan, first);
+    uint32_t             n_units = upg_plan_units_of(&job->plan, first);
     upg_encoded_matrix   encoded;
     const uint32_t      *bits;
     upg_status           st = upg_encode_matrix(context, units, n_units, &encoded, err);
@@ -318,7 +308,7 @@ static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer 
     upg_meter_start(&meter, &job->settings.listener, "encode", "weights", total);
     for (size_t i = 0; i < job->file_plan.n_matrices && st == UPG_OK; i++) {
         st = do_matrix(job, &context, writer, i, unit, err);
-        unit += units_of_matrix(&job->plan, unit);
+        unit += upg_plan_units_of(&job->plan, unit);
     }
     for (size_t i = 0; i < job->file_plan.n_dense && st == UPG_OK; i++)
         st = write_vector(writer, &job->file_plan.dense[i], i, vector_at(job->weights, (uint32_t)i),

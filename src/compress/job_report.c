@@ -62,10 +62,8 @@ upg_status upg_job_report_plan(const upg_plan *plan, const upg_container_size *s
     json_t *matrices = json_array();
 
     for (uint32_t u = 0; u < plan->n_units;) {
-        uint32_t n = 1;
+        uint32_t n = upg_plan_units_of(plan, u);
 
-        while (u + n < plan->n_units && plan->units[u + n].matrix == plan->units[u].matrix)
-            n++;
         json_array_append_new(matrices, matrix_json(&plan->units[u], n));
         u += n;
     }

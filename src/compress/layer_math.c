@@ -173,26 +173,55 @@ static void apply(const upg_layer_f32 *layer, const upg_layer_buffers *b, upg_la
                 b->input[input], layer->matrix[which], add, y);
 }
 
-void upg_layer_forward(const upg_layer_f32 *layer, upg_layer_buffers *b, float *state)
+void upg_layer_attention_input(const upg_layer_f32 *layer, upg_layer_buffers *b, const float *state)
 {
-    const upg_model_config *c = layer->config;
-    size_t                  n_ffn = (size_t)b->n_tokens * b->ffn;
+    upg_rmsnorm_forward(b->n_tokens, b->hidden, state, layer->attention_norm,
+                        layer->config->norm_eps, b->input[UPG_INPUT_ATTENTION]);
+}
 
-    upg_rmsnorm_forward(b->n_tokens, b->hidden, state, layer->attention_norm, c->norm_eps,
-                        b->input[UPG_INPUT_ATTENTION]);
+void upg_layer_attention(const upg_layer_f32 *layer, upg_layer_buffers *b)
+{
     apply(layer, b, UPG_LAYER_Q, false, b->q);
     apply(layer, b, UPG_LAYER_K, false, b->k);
     apply(layer, b, UPG_LAYER_V, false, b->v);
-    upg_attention_forward(c, b);
+    upg_attention_forward(layer->config, b);
+}
+
+void upg_layer_attention_add(const upg_layer_f32 *layer, upg_layer_buffers *b, float *state)
+{
     apply(layer, b, UPG_LAYER_O, true, state);
+}
+
+void upg_layer_ffn_input(const upg_layer_f32 *layer, upg_layer_buffers *b, const float *state)
+{
     memcpy(b->middle, state, (size_t)b->n_tokens * b->hidden * sizeof *state);
-    upg_rmsnorm_forward(b->n_tokens, b->hidden, state, layer->ffn_norm, c->norm_eps,
+    upg_rmsnorm_forward(b->n_tokens, b->hidden, state, layer->ffn_norm, layer->config->norm_eps,
                         b->input[UPG_INPUT_FFN]);
+}
+
+void upg_layer_ffn(const upg_layer_f32 *layer, upg_layer_buffers *b)
+{
+    size_t n = (size_t)b->n_tokens * b->ffn;
+
     apply(layer, b, UPG_LAYER_GATE, false, b->gate);
     apply(layer, b, UPG_LAYER_UP, false, b->up);
-    for (size_t i = 0; i < n_ffn; i++)
+    for (size_t i = 0; i < n; i++)
         b->input[UPG_INPUT_DOWN][i] = b->gate[i] * sigmoid(b->gate[i]) * b->up[i];
+}
+
+void upg_layer_ffn_add(const upg_layer_f32 *layer, upg_layer_buffers *b, float *state)
+{
     apply(layer, b, UPG_LAYER_DOWN, true, state);
+}
+
+void upg_layer_forward(const upg_layer_f32 *layer, upg_layer_buffers *b, float *state)
+{
+    upg_layer_attention_input(layer, b, state);
+    upg_layer_attention(layer, b);
+    upg_layer_attention_add(layer, b, state);
+    upg_layer_ffn_input(layer, b, state);
+    upg_layer_ffn(layer, b);
+    upg_layer_ffn_add(layer, b, state);
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */

@@ -58,7 +58,21 @@ uint32_t        upg_layer_input_width(const upg_model_config *config, upg_layer_
 upg_status upg_layer_buffers_create(const upg_model_config *config, uint32_t n_tokens,
                                     bool with_gradients, upg_arena *arena,
                                     upg_layer_buffers *buffers, upg_error *err);
-/** state f32 [n_tokens][hidden]: the residual stream, replaced by the layer's output. */
+/** The forward pass in its parts; state f32 [n_tokens][hidden] is the residual stream.
+ *   attention_input  input[ATTENTION] = rmsnorm(state)
+ *   attention        input[O] = attention over q, k, v of input[ATTENTION]
+ *   attention_add    state += o · input[O]
+ *   ffn_input        input[FFN] = rmsnorm(state)
+ *   ffn              input[DOWN] = silu(gate · input[FFN]) · (up · input[FFN])
+ *   ffn_add          state += down · input[DOWN] */
+void upg_layer_attention_input(const upg_layer_f32 *layer, upg_layer_buffers *b,
+                               const float *state);
+void upg_layer_attention(const upg_layer_f32 *layer, upg_layer_buffers *b);
+void upg_layer_attention_add(const upg_layer_f32 *layer, upg_layer_buffers *b, float *state);
+void upg_layer_ffn_input(const upg_layer_f32 *layer, upg_layer_buffers *b, const float *state);
+void upg_layer_ffn(const upg_layer_f32 *layer, upg_layer_buffers *b);
+void upg_layer_ffn_add(const upg_layer_f32 *layer, upg_layer_buffers *b, float *state);
+/** All of them: state is replaced by the layer's output. */
 void upg_layer_forward(const upg_layer_f32 *layer, upg_layer_buffers *buffers, float *state);
 /** After a forward pass over the same window: state_in is what the layer was given; gradient f32
  * [n_tokens][hidden] holds ∂/∂output and is replaced by ∂/∂input; buffers->gradient is filled. */

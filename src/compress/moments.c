@@ -145,7 +145,7 @@ static bool factor_in_place(cholesky *c, upg_pool *pool)
     return true;
 }
 
-/* Fills c->a with H + δI. */
+/* Fills the lower triangle of c->a with H + δI. */
 static void load_damped(cholesky *c, const upg_moments *m, double damping, double mean_diagonal)
 {
     double scale = 1.0 / (double)m->n;
@@ -157,30 +157,52 @@ static void load_damped(cholesky *c, const upg_moments *m, double damping, doubl
     }
 }
 
-/* lower = C · diag(C)⁻¹ */
-static void unit_lower(const cholesky *c, float *lower)
+/* lower = C · diag(C)⁻¹, D = diag(C)² */
+static void unit_lower(const cholesky *c, float *lower, float *diagonal)
 {
     for (size_t i = 0; i < c->width; i++) {
         float *row = lower + i * c->width;
+        double d = c->a[i * c->width + i];
 
         for (size_t j = 0; j < i; j++)
             row[j] = (float)(c->a[i * c->width + j] / c->a[j * c->width + j]);
         row[i] = 1;
         memset(row + i + 1, 0, (c->width - i - 1) * sizeof *row);
+        if (diagonal != NULL)
+            diagonal[i] = (float)(d * d);
     }
 }
 
-upg_status upg_moments_factor(const upg_moments *moments, upg_pool *pool, double damping,
-                              float *lower, double *used, upg_error *err)
+/* mixed = E[y xᵀ] − H, before the factor takes the place of H. */
+static void subtract_moments(upg_moments *m)
+{
+    float scale = (float)(1.0 / (double)m->n);
+
+    for (size_t i = 0; i < m->width; i++)
+        for (size_t j = 0; j < m->width; j++) {
+            float h = j <= i ? m->sum[i * m->width + j] : m->sum[j * m->width + i];
+
+            m->mixed[i * m->width + j] = scale * (m->mixed[i * m->width + j] - h);
+        }
+}
+
+static double mean_diagonal(const upg_moments *m)
+{
+    double mean = 0;
+
+    for (size_t i = 0; i < m->width && m->n > 0; i++)
+        mean += (double)m->sum[i * m->width + i] / (double)m->n;
+    return mean / m->width;
+}
+
+upg_status upg_moments_factor(upg_moments *moments, upg_pool *pool, double damping, float *diagonal,
+                              double *used, upg_error *err)
 {
     upg_status st = UPG_OK;
     cholesky   c = { NULL, moments->width, (moments->width + TILE - 1) / TILE, 0 };
-    double     mean = 0;
+    double     mean = mean_diagonal(moments);
     bool       done = false;
 
-    for (size_t i = 0; i < moments->width && moments->n > 0; i++)
-        mean += (double)moments->sum[i * moments->width + i] / (double)moments->n;
-    mean /= moments->width;
     if (!(mean > 0) || !isfinite(mean))
         return upg_fail(err, UPG_E_DATA,
                         "the mean square of its input over the calibration text is %g: feedback "
@@ -194,13 +216,33 @@ upg_status upg_moments_factor(const upg_moments *moments, upg_pool *pool, double
         done = factor_in_place(&c, pool);
         *used = damping;
     }
-    if (done)
-        unit_lower(&c, lower);
-    else
+    if (done) {
+        if (moments->mixed != NULL)
+            subtract_moments(moments);
+        unit_lower(&c, moments->sum, diagonal);
+    } else {
         st = upg_fail(err, UPG_E_DATA,
                       "the second moments of its input are not positive definite, even with %g of "
                       "their mean diagonal added",
                       *used);
+    }
     upg_free(c.a);
     return st;
+}
+
+void upg_moments_correct(const upg_moments *moments, const float *diagonal, uint32_t n_rows,
+                         float *weights, float *scratch)
+{
+    int n = (int)n_rows, width = (int)moments->width;
+
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, width, width, 1.0f, weights, width,
+                moments->mixed, width, 0.0f, scratch, width);
+    cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasUnit, n, width, 1.0f,
+                moments->sum, width, scratch, width);
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t j = 0; j < moments->width; j++)
+            scratch[r * moments->width + j] /= diagonal[j];
+    cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasUnit, n, width, 1.0f,
+                moments->sum, width, scratch, width);
+    cblas_saxpy(n * width, 1.0f, scratch, 1, weights, 1);
 }

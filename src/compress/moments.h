@@ -26,12 +26,18 @@ void       upg_moments_deinit(upg_moments *moments);
 void upg_moments_add(upg_moments *moments, upg_pool *pool, const float *x, const float *y,
                      uint32_t n);
 
-/** Factors H + δI = L·D·Lᵀ with δ = damping · mean diagonal: the unit lower L of Cholesky's factor.
- * Where H is too near singular, δ grows tenfold up to six times; *used is the damping that worked.
- * lower  f32 [width][width], row-major, ones on the diagonal, zeros above
+/** Factors H + δI = L·D·Lᵀ with δ = damping · mean diagonal, in place: afterwards moments->sum is
+ * the unit lower L (row-major, zeros above the diagonal), moments->mixed, where there is one, is
+ * E[y xᵀ] − H, and only upg_moments_deinit may follow. Where H is too near singular, δ grows
+ * tenfold up to six times; *used is the damping that worked. diagonal  NULL, or f32 [width]: D
  * Errors: E_DATA (H is not finite, or zero), E_NOMEM. */
-upg_status upg_moments_factor(const upg_moments *moments, upg_pool *pool, double damping,
-                              float *lower, double *used, upg_error *err);
+upg_status upg_moments_factor(upg_moments *moments, upg_pool *pool, double damping, float *diagonal,
+                              double *used, upg_error *err);
+/** Moves targets so that they do on x what W does on y: W ← W + W·(E[y xᵀ] − H)·(H + δI)⁻¹, the
+ * least-squares solution damped towards W. After upg_moments_factor, by one thread.
+ * weights  f32 [n_rows][width]    scratch  f32 [n_rows][width] */
+void upg_moments_correct(const upg_moments *moments, const float *diagonal, uint32_t n_rows,
+                         float *weights, float *scratch);
 
 /** Makes BLAS calls single-threaded; returns what to hand back to upg_blas_end. */
 int  upg_blas_begin(void);

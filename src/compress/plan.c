@@ -55,11 +55,30 @@ static uint32_t bands_of(const upg_matrix *matrix)
     return by_token && matrix->n_rows >= MIN_BANDED_ROWS ? N_BANDS : 1;
 }
 
-static uint64_t unit_bytes(const upg_plan_unit *unit, const upg_code *code)
+static uint64_t words_at(const upg_plan_unit *unit, const upg_code *code)
 {
     uint32_t n_binary = (uint32_t)upg_code_binary_rows(code, unit->n_rows);
 
-    return sizeof(uint32_t) * upg_band_words(n_binary, unit->matrix->n_cols);
+    return upg_band_words(n_binary, unit->matrix->n_cols);
+}
+
+static uint64_t unit_bytes(const upg_plan_unit *unit, const upg_code *code)
+{
+    return sizeof(uint32_t) * words_at(unit, code);
+}
+
+uint64_t upg_plan_unit_words(const upg_plan_unit *unit)
+{
+    return words_at(unit, unit->code);
+}
+
+uint32_t upg_plan_units_of(const upg_plan *plan, uint32_t first)
+{
+    uint32_t n = 1;
+
+    while (first + n < plan->n_units && plan->units[first + n].matrix == plan->units[first].matrix)
+        n++;
+    return n;
 }
 
 static double relative_error(const upg_code *code)
