@@ -42,13 +42,13 @@ upg_status test_sequence_append(test_sequence *sequence, const upg_backend_class
         upg_batch batch = { .rows = rows, .kv_layout = &sequence->layout };
 
         for (; batch.n_rows < max_rows && batch.n_rows < MAX_ROWS && done < n; done++) {
-            float *out = last_only ? logits : logits + (size_t)done * vocab;
+            bool wanted = logits && (!last_only || done + 1 == n);
 
             rows[batch.n_rows++] = (upg_batch_row) {
                 .token = tokens[done],
                 .position = sequence->length++,
                 .kv = &sequence->view,
-                .logits = logits && (!last_only || done + 1 == n) ? out : NULL,
+                .logits = wanted ? logits + (last_only ? 0 : (size_t)done * vocab) : NULL,
             };
         }
         UPG_TRY(class_->run(backend, &batch, err));
