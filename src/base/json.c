@@ -34,7 +34,8 @@ upg_status upg_json_parse(upg_span text, json_t **value, upg_error *err)
                         JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &problem);
     if (*value != NULL)
         return UPG_OK;
-    if (json_error_code(&problem) == json_error_out_of_memory)
+    /* jansson does not always tell when memory ran out, but then it mostly has no text either. */
+    if (json_error_code(&problem) == json_error_out_of_memory || problem.text[0] == '\0')
         return upg_fail(err, UPG_E_NOMEM, "out of memory while parsing JSON");
     return upg_fail(err, UPG_E_FORMAT, "not valid JSON: %s (line %d, column %d)", problem.text,
                     problem.line, problem.column);
