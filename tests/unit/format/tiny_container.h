@@ -48,7 +48,7 @@ static inline void tiny_init(tiny *t)
                                      .options_json = "{\"bpw\":3.2,\"seed\":1}",
                                      .quality_capacity = 1000 };
     t->plan.parts[UPG_PART_CONFIG] = tiny_text("{\"model_type\":\"tiny\"}");
-    t->plan.parts[UPG_PART_TOKENIZER] = tiny_text("{\"version\":\"1.0\"}");
+    t->plan.parts[UPG_PART_TOKENIZER] = tiny_text("{\"model\":\"BPE\"}");
     t->plan.parts[UPG_PART_CHAT_TEMPLATE] = tiny_text("{{ messages }}");
 }
 
