@@ -1,0 +1,192 @@
+/* cmd_compress.c: `upg compress`: a checkpoint folder into one .upg file. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "progress_bar.h"
+#include "report.h"
+#include "signals.h"
+
+typedef struct compress_args {
+    const char *output, *evaluation, *device;
+    double      bpw;
+    uint32_t    threads;
+    uint64_t    max_memory, seed;
+    bool        force, json, plan, quiet;
+} compress_args;
+
+static const cli_option options[] = {
+    { .name = "output",
+      .letter = 'o',
+      .type = CLI_TEXT,
+      .argument = "FILE",
+      .offset = offsetof(compress_args, output),
+      .help = "the .upg file to write; it appears only when complete" },
+    { .name = "bpw",
+      .letter = 'b',
+      .type = CLI_REAL,
+      .argument = "BITS",
+      .offset = offsetof(compress_args, bpw),
+      .min = .1,
+      .max = 16,
+      .help = "bits per weight, of all weight tensors together; default:\n"
+              "3.2, above 1e9 parameters also the file <= fp32 / 10" },
+    { .name = "force",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, force),
+      .help = "replaces FILE if it exists" },
+    { .name = "eval",
+      .type = CLI_TEXT,
+      .argument = "TEXTFILE",
+      .offset = offsetof(compress_args, evaluation),
+      .help = "measures the quality on this text and stores it in FILE" },
+    { .name = "plan",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, plan),
+      .help = "prints what would be done as JSON, and writes nothing" },
+    { .name = "seed",
+      .type = CLI_U64,
+      .argument = "S",
+      .offset = offsetof(compress_args, seed),
+      .help = "of the rotations; the same seed gives the same bytes" },
+    { .name = "json",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, json),
+      .help = "the last line on standard output is a JSON object" },
+    { .name = "device",
+      .type = CLI_TEXT,
+      .argument = "DEVICE",
+      .offset = offsetof(compress_args, device),
+      .help = "where to compute: cpu, cuda:0, ...; default: the best there\nis" },
+    { .name = "threads",
+      .letter = 't',
+      .type = CLI_U32,
+      .argument = "N",
+      .offset = offsetof(compress_args, threads),
+      .min = 1,
+      .max = 1024,
+      .help = "CPU threads; default: one per physical core" },
+    { .name = "max-memory",
+      .type = CLI_BYTES,
+      .argument = "SIZE",
+      .offset = offsetof(compress_args, max_memory),
+      .min = 1,
+      .help = "resident memory, such as 8G (the default)" },
+    { .name = "quiet",
+      .letter = 'q',
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, quiet),
+      .help = "no progress or notes on standard error" },
+    { 0 },
+};
+
+static double number_of(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+/* The result as text: what was written, how much smaller it is, and how good. */
+static int print_table(const cli_command *command, const char *path, const char *result)
+{
+    json_t        *object = json_loads(result, 0, NULL);
+    char           size[CLI_SIZE_TEXT], weights[CLI_SIZE_TEXT];
+    upg_model     *model = NULL;
+    upg_error      err;
+    upg_model_info info = { .struct_size = sizeof info };
+    double         parameters = number_of(object, "parameters");
+    uint64_t       weight_bytes = (uint64_t)number_of(object, "weight_bytes");
+
+    if (!object)
+        return cli_fail(command, CLI_BUG, "the library's result is no JSON object");
+    printf("%s: %s, %.2f M parameters\n", path,
+           cli_size_text((uint64_t)number_of(object, "file_bytes"), size), parameters / 1e6);
+    printf("  weights           %s, %.4f bits per weight\n", cli_size_text(weight_bytes, weights),
+           8 * (double)weight_bytes / parameters);
+    printf("  whole file        %.4f bits per parameter\n",
+           number_of(object, "bits_per_parameter"));
+    printf("  against fp32      %.2f : 1\n", number_of(object, "ratio_fp32"));
+    printf("  against checkpoint %.2f : 1 (as shipped)\n", number_of(object, "ratio_source"));
+    printf("  time              %.1f s\n", number_of(object, "seconds"));
+    json_decref(object);
+    if (upg_model_open(path, NULL, &model, &err) == UPG_OK &&
+        upg_model_describe(model, &info, &err) == UPG_OK && info.quality_json[0])
+        printf("  measured quality  %s\n", info.quality_json);
+    upg_model_close(model);
+    return cli_finish_output();
+}
+
+static upg_status work(upg_compress *job, upg_error *err)
+{
+    upg_status st;
+
+    cli_signals_watch_job(job);
+    st = cli_signals_caught() ? cli_error(err, UPG_E_CANCELLED, "interrupted")
+                              : upg_compress_run(job, err);
+    cli_signals_watch_job(NULL);
+    return st;
+}
+
+static int finish(const cli_command *command, const compress_args *args, const upg_compress *job)
+{
+    const char *result = args->plan ? upg_compress_plan(job) : upg_compress_result(job);
+
+    if (!result)
+        return cli_fail(command, CLI_BUG, "the library gave no result");
+    if (!args->plan && !args->json)
+        return print_table(command, args->output, result);
+    puts(result);
+    return cli_finish_output();
+}
+
+static int run(const cli_command *command, int argc, char **argv)
+{
+    compress_args        args = { 0 };
+    cli_parsed           parsed;
+    cli_progress         progress;
+    upg_error            err;
+    upg_compress        *job = NULL;
+    upg_compress_options how = { .struct_size = sizeof how };
+    upg_status           st;
+    int                  exit_code = cli_parse(command, argc, argv, &args, &parsed);
+
+    if (exit_code >= 0)
+        return exit_code;
+    if (!args.output)
+        return cli_usage(command, "the output is missing: -o FILE");
+    cli_progress_init(&progress, args.quiet);
+    how.bits_per_parameter = args.bpw;
+    how.evaluation = args.evaluation;
+    how.device = args.device;
+    how.threads = args.threads;
+    how.max_memory = args.max_memory;
+    how.seed = args.seed;
+    how.overwrite = args.force;
+    how.hooks = cli_progress_hooks(&progress);
+    st = upg_compress_open(parsed.operands[0], args.output, &how, &job, &err);
+    if (st == UPG_OK && !args.plan)
+        st = work(job, &err);
+    cli_progress_close(&progress);
+    if (st == UPG_OK) {
+        exit_code = finish(command, &args, job);
+    } else {
+        exit_code = cli_report(command, st, &err);
+        if (st == UPG_E_CANCELLED)
+            exit_code = cli_signals_exit_code();
+    }
+    upg_compress_close(job);
+    return exit_code;
+}
+
+const cli_command cli_compress = {
+    .name = "compress",
+    .arguments = "DIR -o FILE [options]",
+    .summary = "turns a checkpoint folder into one .upg file",
+    .about = "Compresses the checkpoint in DIR (config.json, safetensors, tokenizer.json) into\n"
+             "FILE. The file is written beside its final name and takes that name only when it\n"
+             "is complete, synced and verified: after a failure or Ctrl-C nothing remains.",
+    .options = options,
+    .n_operands = 1,
+    .run = run,
+};

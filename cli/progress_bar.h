@@ -1,0 +1,27 @@
+/* progress_bar.h: how far a long operation is, on stderr: a bar that redraws itself on a terminal,
+ * a plain line every few seconds otherwise. */
+#ifndef UPG_CLI_PROGRESS_BAR_H
+#define UPG_CLI_PROGRESS_BAR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "upg/upg.h"
+
+typedef struct cli_progress {
+    bool   quiet, is_terminal;
+    char   stage[32]; /* of the last report, for stage changes */
+    double last_s;    /* when the last plain line was printed */
+    bool   is_open;   /* a bar stands on the terminal's last line */
+    bool   ended;     /* the stage's last report was shown */
+} cli_progress;
+
+void cli_progress_init(cli_progress *progress, bool quiet);
+/** Hooks that draw `progress` and log to stderr; a caught signal cancels the operation. */
+upg_hooks cli_progress_hooks(cli_progress *progress);
+/** Ends an open bar with a line end: before any other output. */
+void cli_progress_close(cli_progress *progress);
+/** One report as a line of text, `width` columns at most; bar or plain. */
+void cli_progress_text(const upg_progress *now, bool bar, size_t width, char *text, size_t cap);
+
+#endif
