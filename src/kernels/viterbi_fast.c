@@ -6,11 +6,12 @@
  *      distortion of the rate;
  *   D  the furthest that a target may lie outside the range ±g·Σ|p| of values. There every
  *      transition costs at least d², which is taken off, so that only differences use up range.
- * A miss |e| ≥ E = B + √(C + D²) costs at least C beyond d² for every l, so e may saturate at E.
- * E ≥ 2·B keeps slope in range, 3·E ≥ max |H| lets coarse differences saturate harmlessly. With
- * metrics in E²/32768, −32768 … 32767 holds C plus what −2·e·N[l] may take back: a bracket that
- * saturated stays above base + (E − B)², the worst case B = E/2 included.
- * For k = 3, L = 12 the unit is 1/90 of the distortion; measured loss: see bench/codec_bench.c.
+ * The miss e is clamped at E. With metrics in E²/32768, −32768 … 32767 is 2·E²:
+ *   E ≥ B + √(C + D²): a clamped miss still costs C beyond d² for every l;
+ *   E ≥ B + √(2·B² + C/2): from base (N[l]² above the bottom) to a bracket held at `top` (2·E·B +
+ * B² below 32767) are 2·E² − 2·E·B − 2·B²; −2·e·N[l] takes 2·E·B back, and C must remain; E ≥ max
+ * |H| / 1.5: an offset that was cut to 4·E − max |H| still leaves a clamped miss. For k = 3, L = 12
+ * the unit is 1/66 of the distortion.
  *
  * Memory. Metrics of every row are kept instead of decisions: recomputing the few costs along one
  * path is cheaper than recording the winner of every state. They live in a ring sized for the L2
@@ -18,14 +19,14 @@
  * settled. Nearly always all later survivors pass through their last state; when the next best path
  * does not, the rows below run again from that state alone. (At 16 constraint lengths of depth this
  * cost up to .15 % in error with L = 14, at 24 below .02 %; without the second run such a seam
- * costs L/k rows of noise.)
- */
+ * costs L/k rows of noise.) */
 #include "kernels/viterbi_fast.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 #include "base/alloc.h"
+#include "base/cpu.h"
 #include "kernels/tables.h"
 #include "kernels/viterbi_steps.h"
 
@@ -34,7 +35,7 @@ enum {
     MIN_ROWS = 16,           /* shorter columns fit nearly without error: no case for int16 */
     RING_BYTES = 512 * 1024, /* half of a usual L2 cache */
     DEPTH_IN_LENGTHS = 24,
-    BASE_MARGIN = 64 /* rounding can take a metric a little below the least true one */
+    MARGIN = 64 /* for rounding, at both ends of the range of metrics */
 };
 
 static const double HOPELESS = 48.0; /* C in distortions */
@@ -42,36 +43,28 @@ static const double FURTHEST = 4.75; /* targets to here are held, in σ … */
 static const double LEAST_D = 0.5;   /* … and at least this far outside the values */
 
 struct upg_viterbi_fast {
-    upg_code               code;
-    upg_viterbi_fast_step *step;
-    upg_fast_row           rows[2]; /* even, odd */
-    int16_t               *middle[2];
-    double                 coarse;      /* units in σ: 1 / coarse */
-    double                 value_range; /* g·Σ|p| */
-    double                 furthest;    /* |target| up to here */
-    int16_t                base;
-    uint32_t               ring_rows, depth;
-    size_t                 stride; /* states of a ring row */
-    int16_t               *ring;   /* [ring_rows][stride]: metrics before row r at r % ring_rows */
-    int16_t               *excess; /* [ring_rows] */
+    upg_code                   code;
+    upg_viterbi_fast_step     *step;
+    upg_viterbi_fast_survivor *survivor;
+    upg_fast_row               rows[2]; /* even, odd */
+    int16_t                   *middle[2];
+    double                     coarse;      /* units in σ: 1 / coarse */
+    double                     value_range; /* g·Σ|p| */
+    double                     furthest;    /* |target| up to here */
+    int32_t                    base;
+    int32_t                    offset_limit;
+    uint32_t                   ring_rows, depth;
+    size_t                     stride;  /* states of a ring row */
+    int16_t                   *ring;    /* [ring_rows][stride]: before row r at r % ring_rows */
+    upg_fast_target           *targets; /* [ring_rows] */
 };
-
-static uint32_t split_bits(const upg_code *code, uint32_t k_now, uint32_t k_next)
-{
-    uint32_t split = k_now < 3 ? k_now : 3;
-
-    while (split > 0 && 1 << (code->length - k_next - split) < LANES)
-        split--;
-    return split;
-}
 
 bool upg_viterbi_fast_fits(const upg_code *code)
 {
-    return code->length >= code->k0 + code->k1 && code->length >= 2 * code->k0 &&
-           1 << (code->length - code->k1) >= LANES;
+    return code->length >= code->k0 + code->k1 && 1 << (code->length - code->k1) >= LANES;
 }
 
-/* Part of the window bits first … first + n − 1 in g·V, for all their values. */
+/* Part of the window bits first … first + n − 1 in g·V when their values are `bits`. */
 static double part(const upg_code *code, uint32_t first, uint32_t n, uint32_t bits)
 {
     double sum = 0;
@@ -92,60 +85,79 @@ static double part_range(const upg_code *code, uint32_t first, uint32_t n)
 
 static void shape_row(const upg_code *code, uint32_t parity, upg_fast_row *row)
 {
-    row->shape = (upg_trellis_row) { .length = code->length,
-                                     .k_now = parity == 0 ? code->k0 : code->k1,
-                                     .k_next = parity == 0 ? code->k1 : code->k0 };
-    row->split = split_bits(code, row->shape.k_now, row->shape.k_next);
-    row->repeat = row->shape.k_now - row->split;
-    row->n_oldest = 1u << row->shape.k_next;
-    row->n_middle = 1u << (code->length - row->shape.k_next - row->split);
+    uint32_t k_now = parity == 0 ? code->k0 : code->k1;
+    uint32_t k_next = parity == 0 ? code->k1 : code->k0;
+    uint32_t split = k_now < 3 ? k_now : 3;
+
+    while (1 << (code->length - k_next - split) < LANES)
+        split--;
+    row->shape = (upg_trellis_row) { .length = code->length, .k_now = k_now, .k_next = k_next };
+    row->split = split;
+    row->repeat = k_now - split;
+    row->n_oldest = 1u << k_next;
+    row->n_middle = 1u << (code->length - k_next - split);
+}
+
+static uint32_t middle_bits(const upg_fast_row *row)
+{
+    return row->shape.length - row->shape.k_next - row->split;
 }
 
 /* E of one row kind. */
 static double largest_miss(const upg_viterbi_fast *f, const upg_fast_row *row)
 {
-    const upg_code *code = &f->code;
-    uint32_t        middle_bits = code->length - row->shape.k_next - row->split;
-    double          b = part_range(code, 0, row->split);
-    double          c = HOPELESS * 1.25 * pow(4.0, -0.5 * code->rate2);
-    double          d = f->furthest - f->value_range;
+    double b = part_range(&f->code, 0, row->split);
+    double c = HOPELESS * 1.25 * pow(4.0, -0.5 * f->code.rate2);
+    double d = f->furthest - f->value_range;
+    double h = part_range(&f->code, row->split, middle_bits(row));
 
-    return fmax(fmax(b + sqrt(c + d * d), 2 * b), part_range(code, row->split, middle_bits) / 3);
+    return fmax(fmax(b + sqrt(c + d * d), b + sqrt(2 * b * b + c / 2)), h / 1.5);
 }
 
-static void fill_row(upg_viterbi_fast *f, upg_fast_row *row, int16_t *middle)
+/* What must stay free at both ends of the range of metrics, and of offsets, for one row kind. */
+static void limit_row(upg_viterbi_fast *f, upg_fast_row *row)
 {
-    const upg_code *code = &f->code;
-    uint32_t        middle_bits = code->length - row->shape.k_next - row->split;
-    double          fine = 4 * f->coarse;
+    double  newest = part_range(&f->code, 0, row->split) * 4 * f->coarse;
+    double  middle = part_range(&f->code, row->split, middle_bits(row)) * f->coarse;
+    int32_t square = (int32_t)ceil(newest * newest / 32768);
+    int32_t limit = INT16_MAX - 1 - (int32_t)ceil(middle);
 
-    for (uint32_t a = 0; a < row->n_oldest; a++)
-        row->oldest[a] =
-            (int16_t)lrint(f->coarse * part(code, row->split + middle_bits, row->shape.k_next, a));
-    for (uint32_t h = 0; h < row->n_middle; h++)
-        middle[h] = (int16_t)lrint(f->coarse * part(code, row->split, middle_bits, h));
-    for (uint32_t l = 0; l < 1u << row->split; l++) {
-        double newest = part(code, 0, row->split, l);
-
-        row->slope[l] = (int16_t)lrint(-2 * newest * fine);
-        row->square[l] = (int16_t)lrint(newest * fine * newest * fine / 32768);
-    }
-    row->middle = middle;
+    row->top = (int16_t)(INT16_MAX - (int32_t)ceil(2 * newest) - square - MARGIN);
+    if (f->base < INT16_MIN + square + MARGIN)
+        f->base = INT16_MIN + square + MARGIN;
+    if (f->offset_limit > limit)
+        f->offset_limit = limit;
 }
 
 static void choose_units(upg_viterbi_fast *f)
 {
-    double miss, newest, square;
-
     f->value_range = part_range(&f->code, 0, f->code.length);
     f->furthest = fmax(FURTHEST, f->value_range + LEAST_D);
-    miss = fmax(largest_miss(f, &f->rows[0]), largest_miss(f, &f->rows[1]));
-    f->coarse = 8191 / miss;
-    newest =
-        fmax(part_range(&f->code, 0, f->rows[0].split), part_range(&f->code, 0, f->rows[1].split)) *
-        4 * f->coarse;
-    square = newest * newest / 32768;
-    f->base = (int16_t)(INT16_MIN + (int)ceil(square) + BASE_MARGIN);
+    f->coarse = UPG_FAST_MISS / fmax(largest_miss(f, &f->rows[0]), largest_miss(f, &f->rows[1]));
+    f->base = INT16_MIN;
+    f->offset_limit = INT16_MAX;
+    limit_row(f, &f->rows[0]);
+    limit_row(f, &f->rows[1]);
+}
+
+static void fill_row(const upg_viterbi_fast *f, upg_fast_row *row, int16_t *middle)
+{
+    const upg_code *code = &f->code;
+    uint32_t        bits = middle_bits(row);
+    double          fine = 4 * f->coarse;
+
+    for (uint32_t a = 0; a < row->n_oldest; a++)
+        row->oldest[a] =
+            (int16_t)lrint(f->coarse * part(code, row->split + bits, row->shape.k_next, a));
+    for (uint32_t h = 0; h < row->n_middle; h++)
+        middle[h] = (int16_t)lrint(f->coarse * part(code, row->split, bits, h));
+    for (uint32_t l = 0; l < 1u << row->split >> 1; l++) {
+        double newest = fine * part(code, 0, row->split, l);
+
+        row->slope[l] = (int16_t)lrint(-2 * newest);
+        row->square[l] = (int16_t)lrint(newest * newest / 32768);
+    }
+    row->middle = middle;
 }
 
 static void size_ring(upg_viterbi_fast *f, uint32_t max_rows)
@@ -160,14 +172,20 @@ static void size_ring(upg_viterbi_fast *f, uint32_t max_rows)
         f->ring_rows = max_rows + 2;
 }
 
-static upg_viterbi_fast_step *choose_step(uint32_t cpu_flags)
+static void choose_steps(uint32_t cpu_flags, upg_viterbi_fast *f)
 {
+    f->step = upg_viterbi_fast_step_scalar;
+    f->survivor = upg_viterbi_fast_survivor_scalar;
 #if defined(__x86_64__)
+    if (!(cpu_flags & UPG_CPU_AVX2))
+        return;
+    f->step = upg_viterbi_fast_step_avx2;
+    f->survivor = upg_viterbi_fast_survivor_avx2;
     if ((cpu_flags & UPG_KERNELS_AVX512_NEEDS) == UPG_KERNELS_AVX512_NEEDS)
-        return upg_viterbi_fast_step_avx512;
-#endif
+        f->step = upg_viterbi_fast_step_avx512;
+#else
     (void)cpu_flags;
-    return upg_viterbi_fast_step_scalar;
+#endif
 }
 
 static upg_status allocate(upg_viterbi_fast *f, upg_error *err)
@@ -178,8 +196,8 @@ static upg_status allocate(upg_viterbi_fast *f, upg_error *err)
         if (f->middle[parity] == NULL)
             return UPG_E_NOMEM;
     }
-    f->excess = upg_calloc(f->ring_rows, sizeof *f->excess, err);
-    if (f->excess == NULL)
+    f->targets = upg_calloc(f->ring_rows, sizeof *f->targets, err);
+    if (f->targets == NULL)
         return UPG_E_NOMEM;
     /* 64 more bytes: a step may read a vector past the last state. */
     f->ring = upg_alloc_aligned(f->ring_rows * f->stride * sizeof *f->ring + 64, err);
@@ -194,7 +212,7 @@ upg_status upg_viterbi_fast_create(const upg_code *code, uint32_t max_rows, uint
 
     UPG_TRY(f != NULL ? UPG_OK : UPG_E_NOMEM);
     f->code = *code;
-    f->step = choose_step(cpu_flags);
+    choose_steps(cpu_flags, f);
     shape_row(code, 0, &f->rows[0]);
     shape_row(code, 1, &f->rows[1]);
     choose_units(f);
@@ -217,19 +235,19 @@ void upg_viterbi_fast_close(upg_viterbi_fast *f)
         return;
     upg_free(f->middle[0]);
     upg_free(f->middle[1]);
-    upg_free(f->excess);
+    upg_free(f->targets);
     upg_free(f->ring);
     upg_free(f);
+}
+
+static int32_t clamp(int32_t x, int32_t low, int32_t high)
+{
+    return x < low ? low : x > high ? high : x;
 }
 
 static int16_t *metrics_before(const upg_viterbi_fast *f, uint32_t r)
 {
     return f->ring + r % f->ring_rows * f->stride;
-}
-
-static int32_t coarse_target(const upg_viterbi_fast *f, float target)
-{
-    return (int32_t)lrint((double)target * f->coarse);
 }
 
 /* What every transition of a row costs at least: the square of the distance to all values. */
@@ -242,46 +260,20 @@ static int32_t outside_cost(const upg_viterbi_fast *f, float target)
 }
 
 /* Runs row r; least is that of the metrics before it. Returns that of the metrics after it. */
-static int16_t forward(upg_viterbi_fast *f, uint32_t r, float target, int16_t least)
+static int32_t forward(upg_viterbi_fast *f, uint32_t r, float target, int32_t least)
 {
     const upg_fast_row *row = &f->rows[r % 2];
-    int32_t             coarse = coarse_target(f, target);
+    upg_fast_target    *t = &f->targets[r % f->ring_rows];
+    int32_t             coarse = (int32_t)lrint((double)target * f->coarse);
     int32_t             excess = least - f->base + outside_cost(f, target);
-    int16_t             offset[32];
 
-    excess = excess < 0 ? 0 : excess > INT16_MAX ? INT16_MAX : excess;
-    f->excess[r % f->ring_rows] = (int16_t)excess;
+    t->excess = (int16_t)clamp(excess, UPG_FAST_MIN_EXCESS, INT16_MAX);
     for (uint32_t a = 0; a < row->n_oldest; a++)
-        offset[a] = (int16_t)upg_sat16(coarse - row->oldest[a]);
-    return f->step(row, metrics_before(f, r), offset, (int16_t)excess, metrics_before(f, r + 1));
+        t->offset[a] = (int16_t)clamp(coarse - row->oldest[a], -f->offset_limit, f->offset_limit);
+    return f->step(row, metrics_before(f, r), t, metrics_before(f, r + 1));
 }
 
-/* The survivor of a state after row r: the same costs as in the step, the least a on equality. */
-static uint32_t survivor(const upg_viterbi_fast *f, uint32_t r, float target, uint32_t state)
-{
-    const upg_fast_row *row = &f->rows[r % 2];
-    const int16_t      *metric = metrics_before(f, r);
-    const uint32_t      per_oldest = row->n_middle >> row->repeat;
-    uint32_t            h = state >> row->split, best = 0;
-    int32_t             slope = row->slope[state & ((1u << row->split) - 1)];
-    int32_t             coarse = coarse_target(f, target), excess = f->excess[r % f->ring_rows];
-    int32_t             least = INT32_MAX;
-
-    for (uint32_t a = 0; a < row->n_oldest; a++) {
-        int32_t miss = upg_fast_miss(upg_sat16(coarse - row->oldest[a]), row->middle[h]);
-        int32_t bracket =
-            upg_fast_bracket(metric[a * per_oldest + (h >> row->repeat)], miss, excess);
-        int32_t cost = upg_sat16(bracket + upg_mulhrs16(miss, slope));
-
-        if (cost < least) {
-            least = cost;
-            best = a;
-        }
-    }
-    return best << (row->shape.length - row->shape.k_next) | state;
-}
-
-static uint32_t best_state(const upg_viterbi_fast *f, uint32_t n_done, int16_t least)
+static uint32_t best_state(const upg_viterbi_fast *f, uint32_t n_done, int32_t least)
 {
     const int16_t *metric = metrics_before(f, n_done);
     uint32_t       state = 0;
@@ -294,51 +286,54 @@ static uint32_t best_state(const upg_viterbi_fast *f, uint32_t n_done, int16_t l
 /* Follows the best path from the metrics before row `end` down to row `begin` and writes the
  * windows below `keep`. Returns the state before row `begin`. */
 static uint32_t backward(const upg_viterbi_fast *f, uint32_t begin, uint32_t keep, uint32_t end,
-                         int16_t least, const float *target, uint16_t *windows)
+                         int32_t least, uint16_t *windows)
 {
     uint32_t state = best_state(f, end, least);
 
     for (uint32_t r = end; r-- > begin;) {
-        uint32_t window = survivor(f, r, target[r], state);
+        const upg_fast_row *row = &f->rows[r % 2];
+        uint32_t            oldest =
+            f->survivor(row, metrics_before(f, r), &f->targets[r % f->ring_rows], state);
+        uint32_t window = oldest << (row->shape.length - row->shape.k_next) | state;
 
         if (r < keep)
             windows[r] = (uint16_t)window;
-        state = window >> f->rows[r % 2].shape.k_now;
+        state = window >> row->shape.k_now;
     }
     return state;
 }
 
-/* Sets the metrics before row r: free, or one state only (the others as far off as can be). */
-static int16_t start(upg_viterbi_fast *f, uint32_t r, bool any, uint32_t state)
+/* Sets the metrics before row r: all states alike, or `only` and the others as far off as can be.
+ */
+static int32_t start(upg_viterbi_fast *f, uint32_t r, bool free_start, uint32_t only)
 {
     int16_t *metric = metrics_before(f, r);
 
     for (size_t n = 0; n < f->stride; n++)
-        metric[n] = any ? f->base : INT16_MAX;
-    if (!any)
-        metric[state] = f->base;
+        metric[n] = (int16_t)(free_start ? f->base : INT16_MAX);
+    if (!free_start)
+        metric[only] = (int16_t)f->base;
     return f->base;
 }
 
-/* Settles rows final … keep − 1, given the metrics before row `end`. Should the best path not
- * continue the settled rows above, the search runs again from their last state alone. Returns the
+/* Settles rows settled … keep − 1, given the metrics before row `end`. Should the best path not
+ * continue the rows settled before, the search runs again from their last state alone. Returns the
  * least metric before row `end`. */
-static int16_t settle(upg_viterbi_fast *f, uint32_t final, uint32_t keep, uint32_t end,
-                      int16_t least, const float *target, uint16_t *windows)
+static int32_t settle(upg_viterbi_fast *f, uint32_t settled, uint32_t keep, uint32_t end,
+                      int32_t least, const float *target, uint16_t *windows)
 {
-    uint32_t state = backward(f, final, keep, end, least, target, windows);
-    uint32_t k_now = f->rows[final % 2].shape.k_now;
-    uint32_t settled;
+    uint32_t state = backward(f, settled, keep, end, least, windows);
+    uint32_t last;
 
-    if (final == 0)
+    if (settled == 0)
         return least;
-    settled = windows[final - 1] & ((1u << (f->code.length - k_now)) - 1);
-    if (state == settled)
+    last = windows[settled - 1] & ((1u << (f->code.length - f->rows[settled % 2].shape.k_now)) - 1);
+    if (state == last)
         return least;
-    least = start(f, final, false, settled);
-    for (uint32_t r = final; r < end; r++)
+    least = start(f, settled, false, last);
+    for (uint32_t r = settled; r < end; r++)
         least = forward(f, r, target[r], least);
-    backward(f, final, keep, end, least, target, windows);
+    backward(f, settled, keep, end, least, windows);
     return least;
 }
 
@@ -354,21 +349,21 @@ static bool holds(const upg_viterbi_fast *f, uint32_t n_rows, const float *targe
 bool upg_viterbi_fast_encode(upg_viterbi_fast *f, uint32_t n_rows, const float *target,
                              uint16_t *windows)
 {
-    uint32_t final = 0; /* rows whose windows are settled */
-    int16_t  least;
+    uint32_t settled = 0;
+    int32_t  least;
 
     if (!holds(f, n_rows, target))
         return false;
     least = start(f, 0, true, 0);
     for (uint32_t r = 0; r < n_rows; r++) {
         least = forward(f, r, target[r], least);
-        if (r + 2 - final == f->ring_rows && r + 1 < n_rows) {
+        if (r + 2 - settled == f->ring_rows && r + 1 < n_rows) {
             uint32_t keep = r + 1 - f->depth;
 
-            least = settle(f, final, keep, r + 1, least, target, windows);
-            final = keep;
+            least = settle(f, settled, keep, r + 1, least, target, windows);
+            settled = keep;
         }
     }
-    settle(f, final, n_rows, n_rows, least, target, windows);
+    settle(f, settled, n_rows, n_rows, least, target, windows);
     return true;
 }

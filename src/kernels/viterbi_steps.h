@@ -34,13 +34,17 @@ upg_viterbi_exact_step upg_viterbi_exact_step_avx512;
  *
  *     metric + (e − N[l])²  =  (metric + e²) − 2·e·N[l] + N[l]²
  *
- * The bracket serves 2^split windows, N[l]² can be added after the minimum over a, and so one
- * window costs a multiplication, an addition and a minimum, without shuffles: lanes run over h.
+ * The bracket serves 2^split windows, N[l]² can be added after the minimum over a, and N[~l] is
+ * −N[l]: a pair of windows costs one multiplication, an addition, a subtraction and two minima,
+ * without shuffles: lanes run over h.
  *
- * Units (viterbi_fast.c chooses them): e is held in `fine` units, saturating at ±32767 where its
- * square is hopeless anyway; a quarter of that is the `coarse` unit, in which target, A and H are
- * subtracted without saturation. Metrics are in fine²/32768, the least one near `base`. All
- * arithmetic saturates as x86's does; products round as PMULHRSW rounds. */
+ * Units (viterbi_fast.c chooses them): e is held in `fine` units and clamped to ±4·UPG_FAST_MISS,
+ * where its square is hopeless anyway; a quarter of that is the `coarse` unit, in which target, A
+ * and H are subtracted. Metrics are in fine²/32768, the least one near `base`. The bracket
+ * saturates as PADDSW does and is then held below `top`, so that nothing after it overflows;
+ * products round as PMULHRSW rounds. */
+enum { UPG_FAST_MISS = 8191, UPG_FAST_MIN_EXCESS = -7 };
+
 typedef struct upg_fast_row {
     upg_trellis_row shape;
     uint32_t        split;  /* log2 of the number of l values: 0 … 3 */
@@ -48,45 +52,65 @@ typedef struct upg_fast_row {
     uint32_t        n_oldest, n_middle; /* 2^k_next; 2^(L − k_next − split), a multiple of 32 */
     int16_t         oldest[32];         /* A, coarse */
     const int16_t  *middle;             /* H, coarse, [n_middle], 64-byte aligned */
-    int16_t         slope[8];           /* −2·N, fine: slope·e/32768 is in metric units */
-    int16_t         square[8];          /* N², metric units */
+    int16_t         slope[4];           /* −2·N of the l with topmost bit 0, fine */
+    int16_t         square[4];          /* N² of the same, metric units */
+    int16_t         top;
 } upg_fast_row;
 
-static inline int32_t upg_sat16(int32_t x)
-{
-    return x > INT16_MAX ? INT16_MAX : x < INT16_MIN ? INT16_MIN : x;
-}
+/** A row's target: what it leaves of each a, and what the row takes off all metrics. */
+typedef struct upg_fast_target {
+    int16_t offset[32]; /* target − A[a], coarse, at most 32767 − max |H| in size */
+    int16_t excess;     /* UPG_FAST_MIN_EXCESS … 32767 */
+} upg_fast_target;
 
 static inline int32_t upg_mulhrs16(int32_t a, int32_t b)
 {
     return (a * b + 0x4000) >> 15;
 }
 
-/** e in fine units; `offset` = target − A[a], coarse, saturated. −32768 has no square. */
+/** e in fine units. */
 static inline int32_t upg_fast_miss(int32_t offset, int32_t middle)
 {
-    int32_t e = upg_sat16(4 * upg_sat16(offset - middle));
+    int32_t e = offset - middle;
 
-    return e < -INT16_MAX ? -INT16_MAX : e;
+    return 4 * (e < -UPG_FAST_MISS ? -UPG_FAST_MISS : e > UPG_FAST_MISS ? UPG_FAST_MISS : e);
 }
 
 /** metric + e² − excess, the bracket above. */
-static inline int32_t upg_fast_bracket(int32_t metric, int32_t miss, int32_t excess)
+static inline int32_t upg_fast_bracket(const upg_fast_row *row, int32_t metric, int32_t miss,
+                                       int32_t excess)
 {
-    return upg_sat16(metric + upg_mulhrs16(miss, miss) - excess);
+    int32_t sum = metric + (upg_mulhrs16(miss, miss) - excess);
+
+    return sum < INT16_MIN ? INT16_MIN : sum > row->top ? row->top : sum;
 }
 
-/** One row: next[h << split | l] = min over a of bracket + slope[l]·e, plus square[l]. Returns the
- * least of next.
+/** Cost of a transition but for N[l]²; l's mirror image is its complement. */
+static inline int32_t upg_fast_cost(const upg_fast_row *row, int32_t bracket, int32_t miss,
+                                    uint32_t l)
+{
+    uint32_t half = 1u << row->split >> 1;
+
+    if (row->split == 0)
+        return bracket;
+    if (l < half)
+        return bracket + upg_mulhrs16(miss, row->slope[l]);
+    return bracket - upg_mulhrs16(miss, row->slope[2 * half - 1 - l]);
+}
+
+/** One row: next[h << split | l] = min over a of the cost, plus N[l]². Returns the least of next.
  * metric  i16 [2^(L − k_now)], readable 64 bytes past its end
- * offset  i16 [n_oldest]: target − A[a], coarse, saturated
- * excess  0 … 32767: what to take off every metric, so that they stay near base
  * next    i16 [2^(L − k_next)]; metric and next 64-byte aligned, distinct */
 typedef int16_t upg_viterbi_fast_step(const upg_fast_row *row, const int16_t *metric,
-                                      const int16_t *offset, int16_t excess, int16_t *next);
+                                      const upg_fast_target *target, int16_t *next);
+/** The a that gave next[state] above, the least of equals. */
+typedef uint32_t upg_viterbi_fast_survivor(const upg_fast_row *row, const int16_t *metric,
+                                           const upg_fast_target *target, uint32_t state);
 
-upg_viterbi_fast_step upg_viterbi_fast_step_scalar;
-upg_viterbi_fast_step upg_viterbi_fast_step_avx2;
-upg_viterbi_fast_step upg_viterbi_fast_step_avx512;
+upg_viterbi_fast_step     upg_viterbi_fast_step_scalar;
+upg_viterbi_fast_step     upg_viterbi_fast_step_avx2;
+upg_viterbi_fast_step     upg_viterbi_fast_step_avx512;
+upg_viterbi_fast_survivor upg_viterbi_fast_survivor_scalar;
+upg_viterbi_fast_survivor upg_viterbi_fast_survivor_avx2;
 
 #endif

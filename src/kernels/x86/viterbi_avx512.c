@@ -1,10 +1,11 @@
 /* viterbi_avx512.c: one row of the encoder, 32 (int16) or 16 (float32) states at a time.
  *
  * int16: for 32 neighbours h the loop over the forgotten bits a makes e and the bracket once and
- * uses them for up to 8 accumulators, one for each l. Per 32 windows that is a multiplication, an
- * addition and a minimum, so port throughput bounds it: at k = 3, L = 12 about 580 vector
- * instructions for a weight, two a cycle. The accumulators are interleaved at the end, so that next
- * lies in the order of states. */
+ * uses them for up to 8 accumulators, one for each l. Bound by ports: at k = 3, L = 12 about 530
+ * vector instructions for a weight, two a cycle on Zen 4, where saturating additions and
+ * multiplications share two of the four pipes (hence the plain additions). The accumulators are
+ * interleaved at the end, so that next lies in the order of states. Tried before: lanes over
+ * states, with V and the metrics permuted for each a: twice the instructions. */
 #include <immintrin.h>
 
 #include "kernels/viterbi_steps.h"
@@ -57,15 +58,17 @@ static inline int16_t least_lane(__m512i v)
 
 static inline __attribute__((always_inline)) int16_t
 fast_step(const int split, const int repeats, const upg_fast_row *row, const int16_t *metric,
-          const int16_t *offset, int16_t excess, int16_t *next)
+          const upg_fast_target *target, int16_t *next)
 {
-    const int      n = 1 << split;
+    const int      n = 1 << split, half = n >> 1;
     const uint32_t per_oldest = row->n_middle >> row->repeat;
-    const __m512i  off = _mm512_set1_epi16(excess), lowest = _mm512_set1_epi16(-INT16_MAX);
+    const __m512i  excess = _mm512_set1_epi16(target->excess), top = _mm512_set1_epi16(row->top);
+    const __m512i  largest = _mm512_set1_epi16(UPG_FAST_MISS);
+    const __m512i  lowest = _mm512_set1_epi16(-UPG_FAST_MISS);
     const lanes    by = make_lanes(row->repeat);
-    __m512i        least = _mm512_set1_epi16(INT16_MAX), slope[8], square[8];
+    __m512i        least = _mm512_set1_epi16(INT16_MAX), slope[4], square[4];
 
-    for (int l = 0; l < n; l++) {
+    for (int l = 0; l < half; l++) {
         slope[l] = _mm512_set1_epi16(row->slope[l]);
         square[l] = _mm512_set1_epi16(row->square[l]);
     }
@@ -77,23 +80,29 @@ fast_step(const int split, const int repeats, const upg_fast_row *row, const int
         for (int l = 0; l < n; l++)
             best[l] = _mm512_set1_epi16(INT16_MAX);
         for (uint32_t a = 0; a < row->n_oldest; a++, source += per_oldest) {
-            __m512i m = _mm512_loadu_si512(source);
-            __m512i e = _mm512_subs_epi16(_mm512_set1_epi16(offset[a]), middle);
-            __m512i bracket;
+            __m512i m = _mm512_loadu_si512(source), bracket;
+            __m512i e = _mm512_sub_epi16(_mm512_set1_epi16(target->offset[a]), middle);
 
             if (repeats)
                 m = _mm512_permutexvar_epi16(by.source, m);
-            e = _mm512_adds_epi16(e, e);
-            e = _mm512_max_epi16(_mm512_adds_epi16(e, e), lowest);
-            bracket = _mm512_adds_epi16(m, _mm512_subs_epi16(_mm512_mulhrs_epi16(e, e), off));
-            for (int l = 0; l < n; l++)
-                best[l] = _mm512_min_epi16(
-                    best[l], _mm512_adds_epi16(bracket, _mm512_mulhrs_epi16(e, slope[l])));
+            e = _mm512_slli_epi16(_mm512_max_epi16(_mm512_min_epi16(e, largest), lowest), 2);
+            bracket = _mm512_adds_epi16(m, _mm512_sub_epi16(_mm512_mulhrs_epi16(e, e), excess));
+            bracket = _mm512_min_epi16(bracket, top);
+            if (split == 0)
+                best[0] = _mm512_min_epi16(best[0], bracket);
+            for (int l = 0; l < half; l++) {
+                __m512i t = _mm512_mulhrs_epi16(e, slope[l]);
+
+                best[l] = _mm512_min_epi16(best[l], _mm512_add_epi16(bracket, t));
+                best[n - 1 - l] = _mm512_min_epi16(best[n - 1 - l], _mm512_sub_epi16(bracket, t));
+            }
         }
-        for (int l = 0; l < n; l++) {
-            best[l] = _mm512_adds_epi16(best[l], square[l]);
+        for (int l = 0; l < half; l++) {
+            best[l] = _mm512_add_epi16(best[l], square[l]);
+            best[n - 1 - l] = _mm512_add_epi16(best[n - 1 - l], square[l]);
+        }
+        for (int l = 0; l < n; l++)
             least = _mm512_min_epi16(least, best[l]);
-        }
         interleave(split, best, &by);
         for (int l = 0; l < n; l++)
             _mm512_store_si512(next + (h << split) + 32 * l, best[l]);
@@ -102,21 +111,21 @@ fast_step(const int split, const int repeats, const upg_fast_row *row, const int
 }
 
 int16_t upg_viterbi_fast_step_avx512(const upg_fast_row *row, const int16_t *metric,
-                                     const int16_t *offset, int16_t excess, int16_t *next)
+                                     const upg_fast_target *target, int16_t *next)
 {
     switch (row->split << 1 | (row->repeat > 0)) {
     case 6:
-        return fast_step(3, 0, row, metric, offset, excess, next);
+        return fast_step(3, 0, row, metric, target, next);
     case 7:
-        return fast_step(3, 1, row, metric, offset, excess, next);
+        return fast_step(3, 1, row, metric, target, next);
     case 4:
-        return fast_step(2, 0, row, metric, offset, excess, next);
+        return fast_step(2, 0, row, metric, target, next);
     case 5:
-        return fast_step(2, 1, row, metric, offset, excess, next);
+        return fast_step(2, 1, row, metric, target, next);
     case 3:
-        return fast_step(1, 1, row, metric, offset, excess, next);
+        return fast_step(1, 1, row, metric, target, next);
     default:
-        return fast_step(0, 1, row, metric, offset, excess, next);
+        return fast_step(0, 1, row, metric, target, next);
     }
 }
 
