@@ -1,0 +1,312 @@
+/* cpu_memory.c: all memory of the backend, taken when it is created.
+ *
+ * Slots share an arena as their lifetimes allow: as program/ plans it, but with this backend's own
+ * sizes, since the form that bitdot reads is needed for a few rows only. */
+#include "backend/cpu/cpu_backend.h"
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "program/op_table.h"
+
+/* Allocations are chained so that one call frees them all. */
+typedef struct cpu_block {
+    struct cpu_block *next;
+    uint8_t           pad[64 - sizeof(struct cpu_block *)];
+} cpu_block;
+
+_Static_assert(sizeof(cpu_block) == 64, "keeps what follows aligned");
+
+void *upg_cpu_alloc(cpu_backend *b, size_t n, size_t size, upg_error *err)
+{
+    uint64_t   bytes;
+    cpu_block *block;
+
+    if (!upg_mul_u64(n, size, &bytes) || !upg_add_u64(bytes, sizeof *block, &bytes) ||
+        bytes > PTRDIFF_MAX) {
+        (void)upg_fail(err, UPG_E_NOMEM, "scratch of %zu elements of %zu bytes", n, size);
+        return NULL;
+    }
+    block = upg_alloc_aligned((size_t)bytes, err);
+    if (block == NULL)
+        return NULL;
+    block->next = b->blocks;
+    b->blocks = block;
+    b->memory += bytes;
+    return block + 1;
+}
+
+void upg_cpu_free_all(cpu_backend *b)
+{
+    while (b->blocks != NULL) {
+        cpu_block *next = b->blocks->next;
+
+        upg_free(b->blocks);
+        b->blocks = next;
+    }
+}
+
+static size_t round_up(size_t n, size_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* ---- slots ---------------------------------------------------------------------------------- */
+
+/* Elements of a row. Sixteen more than needed keep rows of 4 KiB off one another's cache sets. */
+static size_t slot_stride(const upg_slot *slot)
+{
+    if (slot->kind == UPG_SLOT_PREPARED && slot->prepared.rotated)
+        return round_up(slot->width, UPG_GROUP_COLUMNS);
+    return round_up(slot->width, 16) + 16;
+}
+
+static size_t slot_bytes(const upg_slot *slot, uint32_t max_rows)
+{
+    size_t rows = max_rows, stride = slot_stride(slot);
+
+    if (slot->kind == UPG_SLOT_PREPARED && slot->prepared.rotated)
+        return round_up(rows * stride, 64) + round_up(rows * sizeof(float), 64);
+    return rows * stride * sizeof(float);
+}
+
+/* First fit: offset[s] is moved past every earlier slot that lives at the same time. */
+static size_t place_slot(const upg_live_range *ranges, const size_t *bytes, size_t *offset,
+                         uint32_t s)
+{
+    bool moved = true;
+
+    offset[s] = 0;
+    while (moved) {
+        moved = false;
+        for (uint32_t i = 0; i < s; i++) {
+            bool together = ranges[i].first <= ranges[s].last && ranges[s].first <= ranges[i].last;
+
+            if (together && offset[i] < offset[s] + bytes[s] && offset[s] < offset[i] + bytes[i]) {
+                offset[s] = offset[i] + bytes[i];
+                moved = true;
+            }
+        }
+    }
+    return offset[s] + bytes[s];
+}
+
+/* Signs are shared by slots of one rotation. */
+static upg_status find_signs(cpu_backend *b, uint32_t s, upg_error *err)
+{
+    const upg_slot *slots = b->program->slots;
+    float          *signs;
+
+    for (uint32_t i = 0; i < s; i++)
+        if (b->slots[i].signs != NULL &&
+            upg_prepared_equal(&slots[i].prepared, &slots[s].prepared)) {
+            b->slots[s].signs = b->slots[i].signs;
+            return UPG_OK;
+        }
+    signs = upg_cpu_alloc(b, slots[s].width, sizeof *signs, err);
+    if (signs == NULL)
+        return UPG_E_NOMEM;
+    upg_rotation_signs(&slots[s].prepared.rotation, signs);
+    b->slots[s].signs = signs;
+    return UPG_OK;
+}
+
+static upg_status bind_slot(cpu_backend *b, uint32_t s, uint8_t *memory, upg_error *err)
+{
+    const upg_slot *slot = &b->program->slots[s];
+    cpu_slot       *bound = &b->slots[s];
+
+    bound->stride = slot_stride(slot);
+    if (slot->kind != UPG_SLOT_PREPARED || !slot->prepared.rotated) {
+        bound->values = (float *)(void *)memory;
+        return UPG_OK;
+    }
+    bound->codes = (int8_t *)memory;
+    bound->scales = (float *)(void *)(memory + round_up(b->max_rows * bound->stride, 64));
+    return find_signs(b, s, err);
+}
+
+static upg_status allocate_slots(cpu_backend *b, upg_error *err)
+{
+    uint32_t        n = b->program->n_slots;
+    upg_live_range *ranges = upg_malloc(n, sizeof *ranges, err);
+    size_t         *bytes = upg_malloc(n, sizeof *bytes, err);
+    size_t         *offset = upg_malloc(n, sizeof *offset, err);
+    size_t          total = 0;
+    upg_status      st;
+
+    UPG_TRY(ranges && bytes && offset ? UPG_OK : UPG_E_NOMEM);
+    upg_live_ranges(b->program->ops, b->program->n_ops, n, ranges);
+    for (uint32_t s = 0; s < n; s++) {
+        size_t end;
+
+        bytes[s] = slot_bytes(&b->program->slots[s], b->max_rows);
+        end = place_slot(ranges, bytes, offset, s);
+        total = end > total ? end : total;
+    }
+    b->slots = upg_cpu_alloc(b, n, sizeof *b->slots, err);
+    b->arena = upg_cpu_alloc(b, total, 1, err);
+    UPG_TRY(b->slots && b->arena ? UPG_OK : UPG_E_NOMEM);
+    for (uint32_t s = 0; s < n; s++)
+        UPG_TRY(bind_slot(b, s, b->arena + offset[s], err));
+out:
+    upg_free(ranges);
+    upg_free(bytes);
+    upg_free(offset);
+    return st;
+}
+
+static upg_status find_embed_signs(cpu_backend *b, upg_error *err)
+{
+    const upg_matrix *embed = &b->program->weights->embed;
+    float            *signs;
+
+    if (embed->kind != UPG_MATRIX_CODED)
+        return UPG_OK;
+    b->embed_signs = signs = upg_cpu_alloc(b, embed->n_cols, sizeof *signs, err);
+    if (signs == NULL)
+        return UPG_E_NOMEM;
+    upg_rotation_signs(&embed->coded->rotation, signs);
+    return UPG_OK;
+}
+
+/* ---- scratch -------------------------------------------------------------------------------- */
+
+/* The largest sizes over all ops. */
+typedef struct extent {
+    size_t coded_cols; /* widest coded input */
+    size_t all_cols;   /* widest row of any matrix: embedding rows are decoded whole */
+    size_t u_words;    /* binary rows of the matrices of one op, each band rounded up to 64 */
+    size_t result;     /* rows of one piece of bits */
+    bool   wide_sums;  /* some coded row can pass int32 */
+} extent;
+
+static bool passes_int32(const upg_band *band, uint32_t n_cols)
+{
+    int64_t taps = 0;
+
+    for (int i = 0; i < band->code.length; i++)
+        taps += band->code.taps[i] < 0 ? -band->code.taps[i] : band->code.taps[i];
+    return taps * 127 * (int64_t)n_cols > INT32_MAX;
+}
+
+static void measure_op(const cpu_backend *b, uint32_t op, extent *e)
+{
+    const cpu_plan *plan = &b->plans[op];
+    size_t          u_words = 0;
+
+    for (int w = 0; w < 3; w++) {
+        const upg_matrix *m = b->program->ops[op].w[w];
+
+        if (m == NULL)
+            continue;
+        e->all_cols = m->n_cols > e->all_cols ? m->n_cols : e->all_cols;
+        if (m->kind != UPG_MATRIX_CODED)
+            continue;
+        e->coded_cols = m->n_cols > e->coded_cols ? m->n_cols : e->coded_cols;
+        for (uint32_t i = 0; i < m->coded->n_bands; i++) {
+            u_words += round_up(m->coded->bands[i].n_binary, UPG_BLOCK_ROWS);
+            e->wide_sums |= passes_int32(&m->coded->bands[i], m->n_cols);
+        }
+    }
+    if (b->program->ops[op].code != UPG_OP_EMBED)
+        e->u_words = u_words > e->u_words ? u_words : e->u_words;
+    for (uint32_t i = 0; i < plan->n_bits; i++) {
+        const cpu_piece *p = &plan->bits[i];
+
+        e->result = p->row1 - p->row0 > e->result ? p->row1 - p->row0 : e->result;
+        e->result = p->row0 - p->gap > e->result ? p->row0 - p->gap : e->result;
+    }
+}
+
+static upg_status allocate_worker(cpu_backend *b, cpu_worker *worker, const extent *e,
+                                  upg_error *err)
+{
+    const upg_model_config *c = &b->program->weights->config;
+    size_t decoded = CPU_TILE_ROWS * (size_t)(CPU_TILE_COLUMNS + UPG_GROUP_COLUMNS);
+    size_t tile = b->max_rows * (size_t)CPU_TILE_ROWS, result = tile;
+    size_t queries = CPU_QUERIES * (size_t)(c->n_heads / c->n_kv_heads);
+
+    if (decoded < round_up(e->all_cols, UPG_GROUP_COLUMNS))
+        decoded = round_up(e->all_cols, UPG_GROUP_COLUMNS);
+    if (result < e->result)
+        result = e->result;
+    worker->decoded = upg_cpu_alloc(b, decoded, sizeof *worker->decoded, err);
+    worker->sums = upg_cpu_alloc(b, tile, sizeof *worker->sums, err);
+    worker->totals = upg_cpu_alloc(b, e->wide_sums ? tile : 1, sizeof *worker->totals, err);
+    worker->result = upg_cpu_alloc(b, result, sizeof *worker->result, err);
+    worker->query = upg_cpu_alloc(b, queries * c->head_dim, sizeof(float), err);
+    worker->score = upg_cpu_alloc(b, queries * UPG_PAGE_TOKENS, sizeof(float), err);
+    worker->part = upg_cpu_alloc(b, queries * c->head_dim, sizeof(float), err);
+    worker->page = upg_cpu_alloc(b, (size_t)UPG_PAGE_TOKENS * c->head_dim, sizeof(float), err);
+    worker->softmax = upg_cpu_alloc(b, queries, sizeof *worker->softmax, err);
+    worker->total = upg_cpu_alloc(b, queries * c->head_dim, sizeof(float), err);
+    worker->total_softmax = upg_cpu_alloc(b, queries, sizeof *worker->softmax, err);
+    /* The chain of blocks is complete only when every one came. */
+    return worker->decoded && worker->sums && worker->totals && worker->result && worker->query &&
+                   worker->score && worker->part && worker->page && worker->softmax &&
+                   worker->total && worker->total_softmax
+               ? UPG_OK
+               : UPG_E_NOMEM;
+}
+
+static upg_status allocate_attention(cpu_backend *b, upg_error *err)
+{
+    const upg_model_config *c = &b->program->weights->config;
+    size_t                  half = c->rope.rotary_dims / 2, rows = b->max_rows;
+    size_t                  few = rows < CPU_FEW_ROWS ? rows : CPU_FEW_ROWS, n;
+
+    b->max_splits = (c->context + CPU_SPLIT_TOKENS - 1) / CPU_SPLIT_TOKENS;
+    n = few * c->n_heads * b->max_splits;
+    b->cosine = upg_cpu_alloc(b, rows * half, sizeof *b->cosine, err);
+    b->sine = upg_cpu_alloc(b, rows * half, sizeof *b->sine, err);
+    b->groups = upg_cpu_alloc(b, rows, sizeof *b->groups, err);
+    b->split_values = upg_cpu_alloc(b, n * c->head_dim, sizeof *b->split_values, err);
+    b->split_softmax = upg_cpu_alloc(b, n, sizeof *b->split_softmax, err);
+    return b->cosine && b->sine && b->groups && b->split_values && b->split_softmax ? UPG_OK
+                                                                                    : UPG_E_NOMEM;
+}
+
+static upg_status allocate_scratch(cpu_backend *b, const extent *e, upg_error *err)
+{
+    const upg_model_config *c = &b->program->weights->config;
+    size_t                  rows = b->max_rows, few = rows < CPU_FEW_ROWS ? rows : CPU_FEW_ROWS;
+    size_t                  width = (size_t)c->n_heads * c->head_dim,
+           groups = upg_group_count((uint32_t)e->coded_cols);
+
+    width = width < c->ffn ? c->ffn : width;
+    width = width < c->hidden ? c->hidden : width;
+    b->scratch_stride = round_up(width, 16) + 16;
+    b->prepared_stride = groups * UPG_PREPARED_BYTES_PER_GROUP;
+    b->u_stride = round_up(e->u_words, 16);
+    b->wide_stride = groups * UPG_GROUP_COLUMNS + UPG_GROUP_COLUMNS;
+    for (int i = 0; i < 2; i++)
+        b->scratch[i] = upg_cpu_alloc(b, rows * b->scratch_stride, sizeof(float), err);
+    for (int w = 0; w < 3; w++)
+        b->outputs[w] = upg_cpu_alloc(b, rows, sizeof(float *), err);
+    b->prepared = upg_cpu_alloc(b, few * b->prepared_stride, 1, err);
+    b->u = upg_cpu_alloc(b, few * b->u_stride, sizeof *b->u, err);
+    b->wide = upg_cpu_alloc(b, e->coded_cols ? rows * b->wide_stride : 1, sizeof *b->wide, err);
+    return b->scratch[0] && b->scratch[1] && b->outputs[0] && b->outputs[1] && b->outputs[2] &&
+                   b->prepared && b->u && b->wide
+               ? UPG_OK
+               : UPG_E_NOMEM;
+}
+
+upg_status upg_cpu_allocate(cpu_backend *b, upg_error *err)
+{
+    extent     e = { 0 };
+    upg_status st;
+
+    for (uint32_t op = 0; op < b->program->n_ops; op++)
+        measure_op(b, op, &e);
+    UPG_TRY(allocate_slots(b, err));
+    UPG_TRY(find_embed_signs(b, err));
+    UPG_TRY(allocate_scratch(b, &e, err));
+    UPG_TRY(allocate_attention(b, err));
+    b->workers = upg_cpu_alloc(b, b->threads, sizeof *b->workers, err);
+    UPG_TRY(b->workers ? UPG_OK : UPG_E_NOMEM);
+    for (uint32_t i = 0; i < b->threads; i++)
+        UPG_TRY(allocate_worker(b, &b->workers[i], &e, err));
+out:
+    return st;
+}

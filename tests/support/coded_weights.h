@@ -1,0 +1,19 @@
+/* coded_weights.h: random coded matrices in the place of a model's dense ones, without encoding:
+ * bits are random, so values are as good as Gaussian, and every rate and cut into bands is at hand.
+ */
+#ifndef UPG_TESTS_CODED_WEIGHTS_H
+#define UPG_TESTS_CODED_WEIGHTS_H
+
+#include "base/arena.h"
+#include "model/weights.h"
+
+/** Replaces every matrix of the model. Matrix i is cut into 1 + i % 4 bands, among them bands of
+ * one row, with the rates of the library in turn; outputs have about the size of their inputs.
+ * Memory comes from `arena`, which must outlive the weights' use. */
+upg_status test_code_weights(upg_weights *weights, uint64_t seed, upg_arena *arena, upg_error *err);
+/** A coded matrix with these bands: rows[i] rows at rate2[i], length L. */
+upg_status test_random_coded(uint32_t n_cols, uint32_t n_bands, const uint32_t *rows,
+                             const uint32_t *rate2, uint32_t length, uint64_t seed,
+                             upg_arena *arena, const upg_coded_matrix **matrix, upg_error *err);
+
+#endif
