@@ -8,10 +8,10 @@
 #include "compress/encode.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "base/alloc.h"
 #include "base/halffloat.h"
+#include "compress/dense_rows.h"
 #include "kernels/viterbi.h"
 
 enum { CHUNK_COLUMNS = UPG_ROTATION_MAX_BLOCK, ROWS_PER_ITEM = 64, MAX_FP16 = 65504 };
@@ -26,6 +26,7 @@ typedef struct encoder {
     const upg_plan_unit      *units;
     uint32_t                  n_units, n_threads;
     const upg_matrix         *matrix;
+    const float              *row_weights; /* NULL, or f32 [n_rows] */
     upg_rotation              rotation;
     float                    *signs;      /* f32 [n_cols] */
     float                    *row_scales; /* f32 [n_rows] */
@@ -43,22 +44,6 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* Columns [begin, begin + n) of a dense row, as f32. */
-static void load_row(const upg_matrix *m, uint32_t row, uint32_t begin, uint32_t n, float *out)
-{
-    size_t at = (size_t)row * m->n_cols + begin;
-
-    if (m->dtype == UPG_F32) {
-        memcpy(out, (const float *)m->dense + at, n * sizeof *out);
-    } else if (m->dtype == UPG_F16) {
-        for (uint32_t i = 0; i < n; i++)
-            out[i] = upg_f32_from_f16(((const uint16_t *)m->dense)[at + i]);
-    } else {
-        for (uint32_t i = 0; i < n; i++)
-            out[i] = upg_f32_from_bf16(((const uint16_t *)m->dense)[at + i]);
-    }
-}
-
 /* ---- phase 0: row scales ------------------------------------------------------------------- */
 
 /* The rotation is orthonormal, so a row's root mean square is that of the row as it lies. */
@@ -74,7 +59,7 @@ static void measure_rows(void *context, size_t item, uint32_t worker)
         for (uint32_t c = 0; c < e->matrix->n_cols; c += CHUNK_COLUMNS) {
             uint32_t n = min_u32(CHUNK_COLUMNS, e->matrix->n_cols - c);
 
-            load_row(e->matrix, r, c, n, row);
+            upg_dense_row_part(e->matrix, r, c, n, row);
             for (uint32_t i = 0; i < n; i++)
                 sum += (double)row[i] * row[i];
         }
@@ -107,7 +92,7 @@ static void load_rows(void *context, size_t item, uint32_t worker)
         float *row = tile + (size_t)r * CHUNK_COLUMNS;
         float  scale = e->row_scales[begin + r];
 
-        load_row(e->matrix, begin + r, e->chunk_begin, n, row);
+        upg_dense_row_part(e->matrix, begin + r, e->chunk_begin, n, row);
         for (uint32_t c = 0; c < n; c++)
             row[c] *= e->signs[e->chunk_begin + c];
         e->context->kernels->hadamard(n, e->rotation.block, row);
@@ -156,7 +141,8 @@ static void search_group(void *context, size_t item, uint32_t worker)
         const float *target = e->targets + (size_t)(first + c) * e->matrix->n_rows + unit->row0;
 
         (void)upg_viterbi_encode(e->viterbi[worker * e->n_units + index], unit->n_rows, target,
-                                 NULL, windows + (size_t)c * unit->n_rows);
+                                 e->row_weights == NULL ? NULL : e->row_weights + unit->row0,
+                                 windows + (size_t)c * unit->n_rows);
     }
     upg_band_pack_group(unit->code, unit->n_rows, e->matrix->n_cols,
                         (e->chunk_begin + first) / UPG_GROUP_COLUMNS, n, windows,
@@ -291,7 +277,8 @@ static void deinit(encoder *e)
 }
 
 upg_status upg_encode_matrix(const upg_encode_context *context, const upg_plan_unit *units,
-                             uint32_t n_units, upg_encoded_matrix *encoded, upg_error *err)
+                             uint32_t n_units, const float *row_weights,
+                             upg_encoded_matrix *encoded, upg_error *err)
 {
     const upg_matrix *matrix = units[0].matrix;
     upg_status        st;
@@ -301,6 +288,7 @@ upg_status upg_encode_matrix(const upg_encode_context *context, const upg_plan_u
     *encoded = (upg_encoded_matrix) { 0 };
     e.n_threads = upg_pool_size(context->pool);
     e.matrix = matrix;
+    e.row_weights = row_weights;
     e.encoded = encoded;
     e.rotation = upg_rotation_make(matrix->n_cols, context->seed);
     UPG_TRY(upg_matrix_check_finite(matrix, err));
@@ -325,6 +313,27 @@ out:
     if (st != UPG_OK)
         upg_encoded_deinit(encoded);
     return st;
+}
+
+upg_coded_matrix upg_encoded_view(const upg_encode_context *context, const upg_plan_unit *units,
+                                  uint32_t n_units, const upg_encoded_matrix *encoded,
+                                  upg_band *bands)
+{
+    const upg_matrix *matrix = units[0].matrix;
+    const uint32_t   *bits = encoded->bits;
+    upg_coded_matrix  view = { matrix->n_rows, matrix->n_cols,
+                               upg_rotation_make(matrix->n_cols, context->seed), n_units, bands };
+
+    for (uint32_t u = 0; u < n_units; u++) {
+        bands[u] = (upg_band) { *units[u].code,
+                                units[u].row0,
+                                units[u].n_rows,
+                                (uint32_t)upg_code_binary_rows(units[u].code, units[u].n_rows),
+                                bits,
+                                encoded->scales + units[u].row0 };
+        bits += upg_plan_unit_words(&units[u]);
+    }
+    return view;
 }
 
 void upg_encoded_deinit(upg_encoded_matrix *encoded)

@@ -28,11 +28,17 @@ typedef struct upg_encode_context {
 
 /** Bytes that encoding this matrix takes at most, code and scratch together. */
 uint64_t upg_encode_memory(const upg_plan_unit *units, uint32_t n_units, uint32_t threads);
-/** Encodes the matrix that `units` (all of its units, rows ascending) cover. Errors: E_DATA (NaN or
- * infinite weights, rows too large for fp16 scales; by name), E_NOMEM, E_CANCELLED. The caller
- * calls upg_encoded_deinit, after a failure too. */
+/** Encodes the matrix that `units` (all of its units, rows ascending) cover. row_weights: NULL, or
+ * f32 [n_rows] > 0, how much each row's squared error counts. Errors: E_DATA (NaN or infinite
+ * weights, rows too large for fp16 scales; by name), E_NOMEM, E_CANCELLED. The caller calls
+ * upg_encoded_deinit, after a failure too. */
 upg_status upg_encode_matrix(const upg_encode_context *context, const upg_plan_unit *units,
-                             uint32_t n_units, upg_encoded_matrix *encoded, upg_error *err);
-void       upg_encoded_deinit(upg_encoded_matrix *encoded);
+                             uint32_t n_units, const float *row_weights,
+                             upg_encoded_matrix *encoded, upg_error *err);
+/** The encoded matrix for decoding; bands [n_units] is the caller's, everything is borrowed. */
+upg_coded_matrix upg_encoded_view(const upg_encode_context *context, const upg_plan_unit *units,
+                                  uint32_t n_units, const upg_encoded_matrix *encoded,
+                                  upg_band *bands);
+void             upg_encoded_deinit(upg_encoded_matrix *encoded);
 
 #endif

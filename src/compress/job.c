@@ -11,6 +11,8 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/cpu.h"
+#include "compress/calibrate.h"
+#include "compress/calibration_text.h"
 #include "compress/encode.h"
 #include "compress/job_report.h"
 #include "format/container_writer.h"
@@ -30,6 +32,7 @@ struct upg_job {
     upg_plan           plan;
     upg_container_plan file_plan;
     upg_container_size size;
+    upg_token_windows  calibration;
     upg_buffer         options_json, plan_json, result_json;
     upg_job_summary    summary;
     bool               ran;
@@ -220,6 +223,14 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
             upg_fail(err, UPG_E_EXISTS, "%s: the file exists and was not to be replaced", output));
     UPG_TRY(upg_weights_open(checkpoint, &job->weights, err));
     UPG_TRY(check_input(job->weights, err));
+    if (settings->calibration.size > 0) {
+        st = upg_token_windows_make(job->weights, settings->calibration, UPG_CALIBRATION_WINDOW,
+                                    UPG_CALIBRATION_WINDOWS, &job->calibration, err);
+        if (st != UPG_OK) {
+            upg_error_prefix(err, "calibration: ");
+            goto out;
+        }
+    }
     UPG_TRY(make_plan(job, err));
     UPG_TRY(check_memory(job, &peak, err));
     UPG_TRY(upg_job_report_plan(&job->plan, &job->size, peak, job->weights->source_bytes,
@@ -258,37 +269,56 @@ static upg_status write_vector(upg_container_writer *writer, const upg_st_entry 
     return st;
 }
 
-/* Encodes matrix `index`, whose first unit is `first`, and writes it. */
-static upg_status do_matrix(upg_job *job, const upg_encode_context *context,
-                            upg_container_writer *writer, size_t index, uint32_t first,
-                            upg_error *err)
+/* Where encoded matrices go. */
+typedef struct file_sink {
+    upg_job              *job;
+    upg_container_writer *writer;
+} file_sink;
+
+/* Writes one matrix: upg_encoded_sink.put. */
+static upg_status put_matrix(void *user, const upg_plan_unit *units, uint32_t n_units,
+                             const upg_encoded_matrix *encoded, upg_error *err)
 {
-    const upg_plan_unit *units = &job->plan.units[first];
-    uint32_t             n_units = upg_plan_units_of(&job->plan, first);
-    upg_encoded_matrix   encoded;
-    const uint32_t      *bits;
-    upg_status           st = upg_encode_matrix(context, units, n_units, &encoded, err);
+    file_sink        *sink = user;
+    const upg_matrix *matrix = units[0].matrix;
+    const uint32_t   *bits = encoded->bits;
+    size_t            index = 0;
+    upg_status        st = UPG_OK;
 
-    if (st != UPG_OK)
-        return st;
-    bits = encoded.bits;
+    while (strcmp(sink->job->file_plan.matrices[index].name, matrix->name) != 0)
+        index++; /* the plan has every matrix */
     for (uint32_t b = 0; b < n_units && st == UPG_OK; b++) {
-        uint64_t words =
-            upg_band_words((uint32_t)upg_code_binary_rows(units[b].code, units[b].n_rows),
-                           units[b].matrix->n_cols);
+        uint64_t words = upg_plan_unit_words(&units[b]);
 
-        st = upg_container_write_code(writer, index, b, 0, bits, words, err);
+        st = upg_container_write_code(sink->writer, index, b, 0, bits, words, err);
         bits += words;
     }
     if (st == UPG_OK)
-        st = upg_container_write_scales(writer, index, 0, encoded.scales, units[0].matrix->n_rows,
+        st = upg_container_write_scales(sink->writer, index, 0, encoded->scales, matrix->n_rows,
                                         err);
     if (st == UPG_OK) {
-        upg_container_set_error(writer, index,
-                                encoded.energy2 > 0 ? encoded.error2 / encoded.energy2 : 0);
-        upg_job_summary_add(&job->summary, units[0].matrix->role, encoded.error2, encoded.energy2);
+        upg_container_set_error(sink->writer, index,
+                                encoded->energy2 > 0 ? encoded->error2 / encoded->energy2 : 0);
+        upg_job_summary_add(&sink->job->summary, matrix->role, encoded->error2, encoded->energy2);
     }
-    upg_encoded_deinit(&encoded);
+    return st;
+}
+
+/* Encodes every matrix by itself, to the nearest path. */
+static upg_status encode_nearest(const upg_encode_context *context, const upg_plan *plan,
+                                 const upg_encoded_sink *sink, upg_error *err)
+{
+    upg_status st = UPG_OK;
+
+    for (uint32_t u = 0, n; u < plan->n_units && st == UPG_OK; u += n) {
+        upg_encoded_matrix encoded;
+
+        n = upg_plan_units_of(plan, u);
+        st = upg_encode_matrix(context, &plan->units[u], n, NULL, &encoded, err);
+        if (st == UPG_OK)
+            st = sink->put(sink->user, &plan->units[u], n, &encoded, err);
+        upg_encoded_deinit(&encoded);
+    }
     return st;
 }
 
@@ -298,17 +328,23 @@ static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer 
     upg_status         st = UPG_OK;
     upg_meter          meter;
     upg_kernels        kernels;
-    uint32_t           flags = upg_cpu_flags(), unit = 0;
+    uint32_t           flags = upg_cpu_flags();
     uint64_t           total = 0;
+    file_sink          file = { job, writer };
+    upg_encoded_sink   sink = { put_matrix, &file };
     upg_encode_context context = { pool, &kernels, flags, job->settings.seed, &meter };
 
     upg_kernels_select(flags, &kernels);
     for (uint32_t u = 0; u < job->plan.n_units; u++)
         total += (uint64_t)job->plan.units[u].n_rows * job->plan.units[u].matrix->n_cols;
     upg_meter_start(&meter, &job->settings.listener, "encode", "weights", total);
-    for (size_t i = 0; i < job->file_plan.n_matrices && st == UPG_OK; i++) {
-        st = do_matrix(job, &context, writer, i, unit, err);
-        unit += upg_plan_units_of(&job->plan, unit);
+    if (job->calibration.n_windows > 0) {
+        upg_calibration calibration = { job->calibration.tokens, job->calibration.n_windows,
+                                        job->calibration.window, !job->settings.independent, 0 };
+
+        st = upg_calibrated_encode(&context, job->weights, &job->plan, &calibration, &sink, err);
+    } else {
+        st = encode_nearest(&context, &job->plan, &sink, err);
     }
     for (size_t i = 0; i < job->file_plan.n_dense && st == UPG_OK; i++)
         st = write_vector(writer, &job->file_plan.dense[i], i, vector_at(job->weights, (uint32_t)i),
@@ -361,6 +397,7 @@ void upg_job_close(upg_job *job)
 {
     if (job == NULL)
         return;
+    upg_token_windows_deinit(&job->calibration);
     upg_weights_close(job->weights);
     upg_arena_deinit(&job->arena);
     upg_buffer_deinit(&job->options_json);

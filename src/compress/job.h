@@ -10,10 +10,14 @@
 typedef struct upg_job_settings {
     double bits_per_parameter; /* of the weight bytes; 0 = 3.2, and for models over 1e9
                                 * parameters the file ≤ fp32 / 10 too */
-    uint32_t     threads;      /* 0 = one per physical core */
-    uint64_t     max_memory;   /* resident bytes; 0 = 8 GiB */
-    uint64_t     seed;         /* of the rotation */
-    bool         overwrite;
+    uint32_t threads;          /* 0 = one per physical core */
+    uint64_t max_memory;       /* resident bytes; 0 = 8 GiB */
+    uint64_t seed;             /* of the rotation */
+    bool     overwrite;
+    upg_span calibration;  /* UTF-8 text, borrowed until the job is closed; empty = round to
+                            * nearest, without error feedback */
+    bool independent;      /* moments of the unquantised model alone, so that no layer waits for
+                            * another; costs some quality */
     upg_listener listener; /* its cancel flag outlives the job */
 } upg_job_settings;
 

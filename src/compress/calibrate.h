@@ -1,0 +1,33 @@
+/* calibrate.h: encoding a model layer by layer against what its matrices really read.
+ *
+ * Windows of calibration tokens run through two streams: `exact`, the model as it came, and
+ * `coded`, the part coded so far. Before a group of matrices with one input is coded, the second
+ * moments of that input are summed over the coded stream; targets are moved so that the coded layer
+ * does on its own inputs what the exact layer does on the exact ones. */
+#ifndef UPG_COMPRESS_CALIBRATE_H
+#define UPG_COMPRESS_CALIBRATE_H
+
+#include "compress/encode.h"
+
+typedef struct upg_calibration {
+    const int32_t *tokens; /* i32 [n_windows][window], each < vocab */
+    uint32_t       n_windows, window;
+    bool           sequential; /* two streams and corrected targets; else the exact stream alone */
+    double         damping;    /* of the second moments, relative to their mean diagonal; 0 = .01 */
+} upg_calibration;
+
+/** Takes the results, matrix by matrix in the order in which they are coded. `encoded` is borrowed
+ * for the call. */
+typedef struct upg_encoded_sink {
+    upg_status (*put)(void *user, const upg_plan_unit *units, uint32_t n_units,
+                      const upg_encoded_matrix *encoded, upg_error *err);
+    void *user;
+} upg_encoded_sink;
+
+/** Encodes every matrix of the plan. Errors: E_DATA (NaN or infinity in weights or activations, by
+ * name), E_NOMEM, E_CANCELLED, and what the sink gives. */
+upg_status upg_calibrated_encode(const upg_encode_context *context, const upg_weights *weights,
+                                 const upg_plan *plan, const upg_calibration *calibration,
+                                 const upg_encoded_sink *sink, upg_error *err);
+
+#endif
