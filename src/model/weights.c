@@ -90,6 +90,9 @@ static upg_status open_container(upg_weights *w, const char *path, upg_error *er
 
     UPG_TRY(upg_container_open(path, &w->source->container, err));
     c = w->source->container;
+    if (c->parts[UPG_PART_CONFIG].size == 0)
+        UPG_TRY(upg_fail(err, UPG_E_FORMAT, "%s: part \"%s\" is missing", path,
+                         upg_part_name(UPG_PART_CONFIG)));
     UPG_TRY(in_file(take_config(w, c->parts, err), path, err));
     rules = upg_canonical_rules(&n_rules);
     UPG_TRY(in_file(upg_weights_bind(w, rules, n_rules, err), path, err));
