@@ -6,7 +6,7 @@
 
 #include "command.h"
 #include "generate.h"
-#include "npy.h"
+#include "ids_file.h"
 #include "report.h"
 #include "signals.h"
 #include "text_file.h"
@@ -86,7 +86,7 @@ static upg_status tokens_of_text(const eval_args *args, const upg_model *model, 
 }
 
 /* Cuts every row of the array into windows of `window` tokens; what is left of a row is dropped. */
-static void cut_rows(cli_npy *array, uint32_t window)
+static void cut_rows(cli_ids *array, uint32_t window)
 {
     uint64_t in_row = array->window / window;
     size_t   out = 0;
@@ -102,12 +102,12 @@ static void cut_rows(cli_npy *array, uint32_t window)
 static upg_status tokens_of_ids(const eval_args *args, token_list *list, upg_error *err)
 {
     cli_bytes  file;
-    cli_npy    array;
+    cli_ids    array;
     upg_status st = cli_file_read(args->ids, file_bytes_max, &file, err);
 
     if (st != UPG_OK)
         return st;
-    st = cli_npy_parse(args->ids, (const uint8_t *)file.data, file.size, &array, err);
+    st = cli_ids_parse(args->ids, (const uint8_t *)file.data, file.size, &array, err);
     free(file.data);
     if (st != UPG_OK)
         return st;

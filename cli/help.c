@@ -17,13 +17,6 @@ const cli_command *cli_command_find(const char *name)
     return NULL;
 }
 
-void cli_help_command(const cli_command *command)
-{
-    printf("usage: upg %s %s\n\n%s\n\noptions:\n", command->name, command->arguments,
-           command->about);
-    cli_print_options(command->options);
-}
-
 static void print_exit_codes(void)
 {
     static const struct {

@@ -325,7 +325,7 @@ static void print_option(char letter, const char *name, const char *argument, co
     putchar('\n');
 }
 
-void cli_print_options(const cli_option *table)
+static void print_options(const cli_option *table)
 {
     cli_option flat[CLI_OPTIONS_MAX + 1];
     size_t     n = flatten(table, 0, flat, 0);
@@ -333,4 +333,11 @@ void cli_print_options(const cli_option *table)
     for (size_t i = 0; i < n; i++)
         print_option(flat[i].letter, flat[i].name, flat[i].argument, flat[i].help);
     print_option('h', "help", NULL, "shows this text");
+}
+
+void cli_help_command(const cli_command *command)
+{
+    printf("usage: upg %s %s\n\n%s\n\noptions:\n", command->name, command->arguments,
+           command->about);
+    print_options(command->options);
 }

@@ -57,8 +57,6 @@ int cli_parse(const struct cli_command *command, int argc, char **argv, void *va
               cli_parsed *parsed);
 /** True when the option was on the command line. */
 bool cli_given(const cli_parsed *parsed, const char *name);
-/** Prints the options of a table as help text to stdout, one paragraph each. */
-void cli_print_options(const cli_option *table);
 /** Letters to insert, delete or replace to turn one word into the other. */
 size_t cli_distance(const char *a, const char *b);
 

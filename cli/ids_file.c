@@ -1,8 +1,8 @@
-/* npy.c: a strict reader. The header is a Python dictionary literal; of that grammar exactly what
- * NumPy writes is accepted: quoted keys, one string, True or False, and a tuple of numbers.
+/* ids_file.c: a strict reader. The header is a Python dictionary literal; of that grammar exactly
+ * what NumPy writes is accepted: quoted keys, one string, True or False, and a tuple of numbers.
  *
  * Invariant: `at` never passes `end`; every byte read goes through peek(). */
-#include "npy.h"
+#include "ids_file.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -175,7 +175,7 @@ static upg_status find_header(const char *name, const uint8_t *bytes, size_t siz
 }
 
 /* Checks what the header asks for against what is there; *width = bytes of an element. */
-static upg_status check_header(const char *name, const header *h, size_t data_size, cli_npy *array,
+static upg_status check_header(const char *name, const header *h, size_t data_size, cli_ids *array,
                                size_t *width, upg_error *err)
 {
     uint64_t need;
@@ -213,7 +213,7 @@ static upg_token token_at(const uint8_t *data, size_t width)
     return (upg_token)value;
 }
 
-upg_status cli_npy_parse(const char *name, const uint8_t *bytes, size_t size, cli_npy *array,
+upg_status cli_ids_parse(const char *name, const uint8_t *bytes, size_t size, cli_ids *array,
                          upg_error *err)
 {
     header         h = { 0 };
@@ -222,7 +222,7 @@ upg_status cli_npy_parse(const char *name, const uint8_t *bytes, size_t size, cl
     size_t         width = 0;
     upg_status     st;
 
-    *array = (cli_npy) { 0 };
+    *array = (cli_ids) { 0 };
     st = find_header(name, bytes, size, &text, &data, err);
     if (st == UPG_OK && !parse_header(&text, &h))
         st = cli_error(err, UPG_E_FORMAT,
@@ -233,7 +233,7 @@ upg_status cli_npy_parse(const char *name, const uint8_t *bytes, size_t size, cl
     if (st == UPG_OK && !(array->tokens = malloc((array->n + 1) * sizeof *array->tokens)))
         st = cli_error(err, UPG_E_NOMEM, "%s: no memory for %zu tokens", name, array->n);
     if (st != UPG_OK) {
-        *array = (cli_npy) { 0 };
+        *array = (cli_ids) { 0 };
         return st;
     }
     for (size_t i = 0; i < array->n; i++)
