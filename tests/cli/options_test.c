@@ -86,14 +86,16 @@ static const cli_command command = {
 /* Parses words; the first is argv[1]. */
 static int parse(args *values, cli_parsed *parsed, const char *const *words)
 {
-    static char copies[24][64];
-    char       *argv[26] = { copies[0] };
-    int         argc = 1;
+    static char  copies[24][64];
+    static char *argv[26];
+    int          argc = 1;
 
     snprintf(copies[0], sizeof copies[0], "test");
+    argv[0] = copies[0];
     for (; words[argc - 1]; argc++) {
         snprintf(copies[argc], sizeof copies[argc], "%s", words[argc - 1]);
         argv[argc] = copies[argc];
+        argv[argc + 1] = NULL;
     }
     return cli_parse(&command, argc, argv, values, parsed);
 }
