@@ -48,10 +48,10 @@ def layer_error(path, included, layers, root):
     if parts[0] == "src":
         layer = parts[1]
         if included.startswith("upg/"):
-            if layer == "api" or included == "upg/status.h":
+            if layer in ("runtime", "api") or included == "upg/status.h":
                 return None
-            # upg.h is what the layers below implement, not what they stand on.
-            return f"only api/ includes {included}; lower layers include upg/status.h"
+            # upg.h is what the top layers implement; the others do not stand on it.
+            return f"{layer} may not include {included}; upg/status.h is for all"
         target = included.split("/")[0]
         if target not in layers:
             return f'"{included}" does not begin with a layer of src/LAYERS'
