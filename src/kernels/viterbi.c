@@ -82,7 +82,7 @@ upg_status upg_viterbi_create(const upg_code *code, uint32_t max_rows,
     for (size_t w = 0; w < (size_t)1 << code->length; w++)
         v->values[w] = code->gain * (float)v->table[w];
     if (arithmetic == UPG_VITERBI_FAST && upg_viterbi_fast_fits(code))
-        UPG_TRY(upg_viterbi_fast_create(code, max_rows, cpu_flags, &v->fast, err));
+        UPG_TRY(upg_viterbi_fast_create(code, v->table, max_rows, cpu_flags, &v->fast, err));
 out:
     if (st != UPG_OK) {
         upg_viterbi_close(v);

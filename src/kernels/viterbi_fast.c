@@ -39,11 +39,13 @@ enum {
 };
 
 static const double HOPELESS = 48.0; /* C in distortions */
+static const double PLAUSIBLE = 3.0; /* mean error of a row that the search can be trusted with */
 static const double FURTHEST = 4.75; /* targets to here are held, in σ … */
 static const double LEAST_D = 0.5;   /* … and at least this far outside the values */
 
 struct upg_viterbi_fast {
     upg_code                   code;
+    const int16_t             *table; /* values of windows, the owner's */
     upg_viterbi_fast_step     *step;
     upg_viterbi_fast_survivor *survivor;
     upg_fast_row               rows[2]; /* even, odd */
@@ -87,7 +89,7 @@ static void shape_row(const upg_code *code, uint32_t parity, upg_fast_row *row)
 {
     uint32_t k_now = parity == 0 ? code->k0 : code->k1;
     uint32_t k_next = parity == 0 ? code->k1 : code->k0;
-    uint32_t split = k_now < 3 ? k_now : 3;
+    uint32_t split = k_now < 3 ? k_now : k_now < 5 ? 3 : 2; /* at 5 bits B must be small */
 
     while (1 << (code->length - k_next - split) < LANES)
         split--;
@@ -103,11 +105,17 @@ static uint32_t middle_bits(const upg_fast_row *row)
     return row->shape.length - row->shape.k_next - row->split;
 }
 
+/* Roughly the mean squared error of a unit Gaussian. */
+static double distortion(const upg_code *code)
+{
+    return 1.25 * pow(4.0, -0.5 * code->rate2);
+}
+
 /* E of one row kind. */
 static double largest_miss(const upg_viterbi_fast *f, const upg_fast_row *row)
 {
     double b = part_range(&f->code, 0, row->split);
-    double c = HOPELESS * 1.25 * pow(4.0, -0.5 * f->code.rate2);
+    double c = HOPELESS * distortion(&f->code);
     double d = f->furthest - f->value_range;
     double h = part_range(&f->code, row->split, middle_bits(row));
 
@@ -204,14 +212,15 @@ static upg_status allocate(upg_viterbi_fast *f, upg_error *err)
     return f->ring != NULL ? UPG_OK : UPG_E_NOMEM;
 }
 
-upg_status upg_viterbi_fast_create(const upg_code *code, uint32_t max_rows, uint32_t cpu_flags,
-                                   upg_viterbi_fast **fast, upg_error *err)
+upg_status upg_viterbi_fast_create(const upg_code *code, const int16_t *table, uint32_t max_rows,
+                                   uint32_t cpu_flags, upg_viterbi_fast **fast, upg_error *err)
 {
     upg_status        st;
     upg_viterbi_fast *f = upg_calloc(1, sizeof *f, err);
 
     UPG_TRY(f != NULL ? UPG_OK : UPG_E_NOMEM);
     f->code = *code;
+    f->table = table;
     choose_steps(cpu_flags, f);
     shape_row(code, 0, &f->rows[0]);
     shape_row(code, 1, &f->rows[1]);
@@ -337,6 +346,23 @@ static int32_t settle(upg_viterbi_fast *f, uint32_t settled, uint32_t keep, uint
     return least;
 }
 
+/* Where rows cost more than the clamped miss can tell apart, the search was blind: columns far from
+ * unit variance or constant far outside the values. */
+static bool plausible(const upg_viterbi_fast *f, uint32_t n_rows, const float *target,
+                      const uint16_t *windows)
+{
+    double sum = 0;
+
+    for (uint32_t r = 0; r < n_rows; r++) {
+        double value = (double)f->code.gain * f->table[windows[r]];
+        double miss = (double)target[r] - value;
+        double d = fmax(fabs((double)target[r]) - f->value_range, 0);
+
+        sum += miss * miss - d * d;
+    }
+    return sum <= PLAUSIBLE * distortion(&f->code) * n_rows;
+}
+
 static bool holds(const upg_viterbi_fast *f, uint32_t n_rows, const float *target)
 {
     float largest = 0;
@@ -365,5 +391,5 @@ bool upg_viterbi_fast_encode(upg_viterbi_fast *f, uint32_t n_rows, const float *
         }
     }
     settle(f, settled, n_rows, n_rows, least, target, windows);
-    return true;
+    return plausible(f, n_rows, target, windows);
 }
