@@ -50,7 +50,7 @@ static void open_model(model *m, const test_model_shape *shape, bool coded)
     OK(m, make_checkpoint(m->folder, shape, 7, &m->err));
     OK(m, upg_weights_open(m->folder, &m->weights, &m->err));
     if (coded)
-        OK(m, test_code_weights(m->weights, 11, &m->arena, &m->err));
+        OK(m, test_code_weights(m->weights, 0, 11, &m->arena, &m->err));
     OK(m, upg_program_build(m->weights, &m->program, &m->err));
     for (uint32_t i = 0; i < N_TOKENS; i++)
         m->tokens[i] = (int32_t)(upg_random_u64(3, i) % shape->vocab);
