@@ -15,14 +15,16 @@
 #include "compress/calibration_text.h"
 #include "compress/encode.h"
 #include "compress/job_report.h"
+#include "compress/sensitivity.h"
 #include "format/container_writer.h"
 
-#define DEFAULT_BITS     3.2
-#define DEFAULT_MEMORY   (UINT64_C(8) << 30)
-#define LARGE_MODEL      1000000000u
-#define QUALITY_CAPACITY 65536u
-#define FP32_BYTES       4u
-#define MIN_FP32_RATIO   10u
+#define DEFAULT_BITS        3.2
+#define DEFAULT_MEMORY      (UINT64_C(8) << 30)
+#define LARGE_MODEL         1000000000u
+#define QUALITY_CAPACITY    65536u
+#define SENSITIVITY_WINDOWS 8u
+#define FP32_BYTES          4u
+#define MIN_FP32_RATIO      10u
 
 struct upg_job {
     upg_job_settings   settings;
@@ -140,6 +142,36 @@ static upg_status code_budget(const upg_job *job, const upg_container_size *leas
     return UPG_OK;
 }
 
+static uint32_t threads_of(const upg_job *job)
+{
+    return job->settings.threads != 0 ? job->settings.threads : upg_cpu_cores();
+}
+
+/* Measures what each unit of the plan matters, on a few windows of the calibration text. */
+static upg_status measure_plan(upg_job *job, upg_error *err)
+{
+    upg_status         st;
+    upg_pool          *pool = NULL;
+    upg_kernels        kernels;
+    upg_meter          meter;
+    uint32_t           n = job->calibration.n_windows, flags = upg_cpu_flags();
+    upg_encode_context context = { NULL, &kernels, flags, job->settings.seed, &meter };
+
+    if (n > SENSITIVITY_WINDOWS)
+        n = SENSITIVITY_WINDOWS;
+    upg_kernels_select(flags, &kernels);
+    UPG_TRY(upg_pool_create(threads_of(job), &pool, err));
+    context.pool = pool;
+    upg_meter_start(&meter, &job->settings.listener, "plan", "tokens",
+                    (uint64_t)n * job->calibration.window * job->weights->config.n_layers);
+    UPG_TRY(upg_sensitivity_measure(&context, job->weights, job->calibration.tokens, n,
+                                    job->calibration.window, &job->plan, err));
+    UPG_TRY(upg_meter_finish(&meter, err));
+out:
+    upg_pool_close(pool);
+    return st;
+}
+
 static upg_status make_plan(upg_job *job, upg_error *err)
 {
     upg_status         st;
@@ -154,16 +186,13 @@ static upg_status make_plan(upg_job *job, upg_error *err)
     UPG_TRY(plan_matrices(job, err));
     UPG_TRY(upg_container_plan_size(&job->file_plan, &least, err));
     UPG_TRY(code_budget(job, &least, &budget, err));
+    if (job->calibration.n_windows > 0)
+        UPG_TRY(measure_plan(job, err));
     UPG_TRY(upg_plan_fill(&job->plan, budget, err));
     UPG_TRY(plan_matrices(job, err)); /* again, with the rates chosen */
     UPG_TRY(upg_container_plan_size(&job->file_plan, &job->size, err));
 out:
     return st;
-}
-
-static uint32_t threads_of(const upg_job *job)
-{
-    return job->settings.threads != 0 ? job->settings.threads : upg_cpu_cores();
 }
 
 /* Refuses a memory limit that the largest matrix does not fit, before the work begins. */
