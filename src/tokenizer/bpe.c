@@ -13,7 +13,7 @@
 #include "base/alloc.h"
 #include "tokenizer/hash.h"
 
-enum { NONE = UINT32_MAX };
+#define NONE UINT32_MAX
 
 struct upg_bpe_symbol {
     uint32_t id, rank, merged; /* merged: the id that the pair becomes */
