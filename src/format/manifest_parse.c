@@ -337,7 +337,7 @@ static upg_status parse_matrix(matrix_parser *p, const json_t *object, upg_conta
     const uint32_t *bits = (const uint32_t *)(const void *)m->code->bytes.data;
     const uint16_t *scales = (const uint16_t *)(const void *)m->scale->bytes.data;
     for (uint32_t i = 0; i < m->coded.n_bands; i++) {
-        bands[i].bits = bits;
+        bands[i].bits = bits; /* NOLINT: the analyser takes upg_fail's result for a possible OK */
         bands[i].scales = scales + bands[i].row0;
         bits += upg_band_words(bands[i].n_binary, m->coded.n_cols);
     }

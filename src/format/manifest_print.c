@@ -192,8 +192,10 @@ upg_status upg_manifest_print(const upg_container_plan *plan, uint64_t parameter
     upg_buffer_clear(text);
     UPG_TRY(build(root, plan, parameters, relative_errors, err));
     dump = json_dumps(root, DUMP_FLAGS);
-    if (dump == NULL)
-        UPG_TRY(upg_fail(err, UPG_E_NOMEM, "out of memory while writing the manifest"));
+    if (dump == NULL) {
+        (void)upg_fail(err, UPG_E_NOMEM, "out of memory while writing the manifest");
+        UPG_TRY(UPG_E_NOMEM);
+    }
     UPG_TRY(upg_buffer_add(text, dump, strlen(dump), err));
 out:
     free(dump);

@@ -223,7 +223,7 @@ static upg_status check_tiling(const upg_st *file, upg_span data, upg_error *err
     return UPG_OK;
 }
 
-static upg_status parse_tensors(upg_st *file, const json_t *header, upg_span data, upg_error *err)
+static upg_status parse_tensors(upg_st *file, json_t *header, upg_span data, upg_error *err)
 {
     size_t      n = json_object_size(header);
     const char *key;
@@ -232,7 +232,7 @@ static upg_status parse_tensors(upg_st *file, const json_t *header, upg_span dat
 
     file->tensors = upg_calloc(n, sizeof *file->tensors, err);
     UPG_TRY(file->tensors ? UPG_OK : UPG_E_NOMEM);
-    json_object_foreach((json_t *)(uintptr_t)header, key, value)
+    json_object_foreach(header, key, value)
     {
         if (strcmp(key, "__metadata__") == 0)
             UPG_TRY(parse_metadata(file, value, err));
