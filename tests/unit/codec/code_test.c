@@ -40,9 +40,9 @@ static void own_sets_are_sound(void **state)
             assert_true(is_prime(abs(code->taps[t])));
             power += code->taps[t] * code->taps[t];
         }
-        /* over all windows values have variance g²·Σp², about that of what they stand for */
+        /* over all windows values have variance g²·Σp², more than 1: paths prefer small values */
         power *= (double)code->gain * (double)code->gain;
-        assert_true(power > 0.8 && power < 1.25);
+        assert_true(power > 0.8 && power < 1.5);
     }
     assert_null(upg_code_find(6, 13));
     assert_null(upg_code_find(9, 12));
