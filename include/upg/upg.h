@@ -204,6 +204,9 @@ typedef struct upg_step {
 UPG_FN upg_decode(upg_session *const *sessions, size_t n, upg_step *steps, upg_error *err);
 /** f32 [vocab_size], borrowed until the next call on `session`; E_STATE without keep_logits. */
 UPG_FN upg_session_logits(const upg_session *session, const float **logits, upg_error *err);
+/** Words for the last upg_step of this session whose status was not UPG_OK, "" before the first;
+ * borrowed until the next call on `session`. */
+UPG_API const char *upg_session_message(const upg_session *session);
 
 /* ---- evaluation ---------------------------------------------------------------------------- */
 typedef struct upg_eval_options {
@@ -249,13 +252,15 @@ typedef struct upg_compress_options {
     size_t struct_size;
     double bits_per_parameter; /* of all weight tensors with scales and padding; 0 = 3.2, and for
                                 * models over 1e9 parameters the file <= fp32 / 10 too */
-    const char *evaluation;    /* text file for the measured report; NULL = none is claimed */
-    const char *device;        /* as in upg_model_options */
-    uint32_t    threads;
-    uint64_t    max_memory; /* resident bytes; 0 = 8 GiB */
-    uint64_t    seed;       /* same input, options and seed: same bytes */
-    bool        overwrite;
-    upg_hooks   hooks;
+    const char *calibration; /* text file; NULL = the text that ships with upg; "" = none: round to
+                              * nearest, faster and worse */
+    uint32_t threads;
+    uint64_t max_memory; /* resident bytes; 0 = 8 GiB */
+    uint64_t seed;       /* same input, options and seed: same bytes */
+    bool     overwrite;
+    bool     independent; /* calibrate every layer on the unquantised model alone, so that no
+                           * layer waits for another; costs some quality */
+    upg_hooks hooks;
 } upg_compress_options;
 
 /** Reads the headers, checks shapes and types, plans the rates; encodes nothing.

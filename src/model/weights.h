@@ -50,6 +50,7 @@ typedef struct upg_vector {
     const char  *name;
     uint32_t     n;
     const float *values; /* f32 [n], converted at open */
+    uint64_t     bytes;  /* in the source file */
 } upg_vector;
 
 typedef struct upg_layer_weights {

@@ -149,6 +149,7 @@ static upg_status bind_vector(upg_weights *w, upg_role role, uint32_t layer, con
     }
     v->n = n;
     v->values = values;
+    v->bytes = t->bytes.size;
 out:
     return st;
 }

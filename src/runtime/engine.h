@@ -1,0 +1,89 @@
+/* engine.h: a model ready to run: weights, program, backend and tokenizer under one count.
+ *
+ * runtime/ speaks the structs of upg.h, which it shares with the callers; the functions of upg.h
+ * are api/'s. Invariants:
+ *   1. Everything but the fields below `lock` is immutable after upg_engine_load.
+ *   2. The fields below `lock` are used by its holder alone. No callback runs while it is held, and
+ *      it is the only lock of runtime/: there is no order to keep.
+ *   3. Sessions hold a reference; so the order in which a caller closes things is free. */
+#ifndef UPG_RUNTIME_ENGINE_H
+#define UPG_RUNTIME_ENGINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "backend/backend.h"
+#include "base/progress.h"
+#include "kernels/kernels.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/tokenizer.h"
+#include "upg/upg.h"
+
+/** What the sampler needs while it looks at one distribution; all [vocab]. */
+typedef struct upg_sampler_space {
+    float      *values;     /* f32: logits after biases and penalties, then weights */
+    uint32_t   *counts;     /* zero between calls */
+    upg_scored *candidates; /* a heap */
+} upg_sampler_space;
+
+enum {
+    UPG_ENGINE_ENDS = UPG_MAX_END_TOKENS + UPG_CHAT_MAX_ENDS,
+    UPG_ENGINE_MAX_ROWS = 256 /* of one batch */
+};
+
+struct upg_model {
+    atomic_uint              references;
+    upg_weights             *weights;
+    upg_program             *program;
+    const upg_backend_class *class_;
+    upg_tokenizer           *tokenizer; /* NULL: the source has none */
+    upg_kernels              kernels;   /* of the host: softmax sums of sampler and evaluation */
+    upg_kv_type              kv_type;   /* unless a session asks for int8 */
+    uint32_t                 threads;   /* as asked for; 0 = one per core */
+    uint32_t                 max_rows;  /* of one batch, ≤ UPG_ENGINE_MAX_ROWS */
+    uint32_t                 sampled;   /* tokens from here on have no text and are never sampled */
+    uint32_t                 n_ends;
+    upg_token                ends[UPG_ENGINE_ENDS];
+    char                    *program_text, *quality_json;
+
+    pthread_mutex_t   lock;
+    bool              unchecked; /* weights are to be checked before the first pass */
+    upg_backend      *backend;
+    upg_batch_row    *rows; /* [max_rows] */
+    upg_sampler_space space;
+};
+
+typedef struct upg_engine_settings {
+    const char         *device; /* NULL = the best */
+    uint32_t            threads, verify;
+    uint64_t            max_memory;
+    const upg_listener *listener;
+} upg_engine_settings;
+
+/** Errors: as upg_model_open. */
+upg_status upg_engine_load(const char *path, const upg_engine_settings *settings, upg_model **model,
+                           upg_error *err);
+void       upg_engine_retain(upg_model *model);
+/** NULL is fine. The last one frees. */
+void upg_engine_release(upg_model *model);
+
+void upg_engine_lock(upg_model *model);
+void upg_engine_unlock(upg_model *model);
+/** Runs the first n_rows of model->rows; the lock is held. Errors: as the backend's run; E_CORRUPT,
+ * E_DATA from the check at the first pass. */
+upg_status upg_engine_run(upg_model *model, uint32_t n_rows, const upg_kv_layout *layout,
+                          const atomic_bool *cancel, upg_error *err);
+
+/** Whether a sequence of so many tokens needs the long factors of longrope. */
+bool upg_engine_long_rope(const upg_model *model, uint32_t n_tokens);
+bool upg_engine_is_end(const upg_model *model, upg_token token);
+/** Errors: E_ARG naming the first index whose token is not in the vocabulary. */
+upg_status upg_engine_check_tokens(const upg_model *model, const upg_token *tokens, size_t n,
+                                   upg_error *err);
+
+/** Weight tensor `index` in the model's order: embedding, layers, final norm, head. Errors: E_ARG
+ * past the last one. */
+upg_status upg_engine_tensor(const upg_model *model, size_t index, upg_tensor_info *info,
+                             upg_error *err);
+
+#endif

@@ -1,0 +1,212 @@
+/* engine_load.c: from a path to a model that runs.
+ *
+ *   weights ─► tokenizer ─► checks ─► program ─► backend, with as many rows as the memory allows */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/cpu.h"
+#include "base/pool.h"
+#include "model/weights_source.h"
+#include "runtime/engine.h"
+
+#define MAX_PROGRAM_TEXT ((size_t)64 << 20)
+
+/* ---- tokenizer ------------------------------------------------------------------------------ */
+
+static upg_status load_tokenizer(upg_model *m, upg_error *err)
+{
+    const upg_weights  *w = m->weights;
+    upg_tokenizer_files files = { w->tokenizer_json, w->tokenizer_config_json, w->chat_template };
+    size_t              size;
+
+    m->sampled = w->config.vocab;
+    if (w->tokenizer_json.size == 0)
+        return UPG_OK;
+    {
+        upg_status st = upg_tokenizer_load_files(&files, &m->tokenizer, err);
+
+        if (st != UPG_OK)
+            return st;
+    }
+    size = upg_tokenizer_vocab_size(m->tokenizer);
+    if (size > w->config.vocab)
+        return upg_fail(err, UPG_E_DATA,
+                        "tokenizer.json has token ids up to %zu, the embedding has %" PRIu32
+                        " rows: they belong to different models",
+                        size - 1, w->config.vocab);
+    m->sampled = (uint32_t)size;
+    return UPG_OK;
+}
+
+static void add_end(upg_model *m, upg_token token)
+{
+    if (!upg_engine_is_end(m, token) && m->n_ends < UPG_ENGINE_ENDS)
+        m->ends[m->n_ends++] = token;
+}
+
+static void collect_ends(upg_model *m)
+{
+    const upg_model_config *c = &m->weights->config;
+    int32_t                 ids[UPG_CHAT_MAX_ENDS];
+    size_t                  n = m->tokenizer ? upg_chat_end_ids(m->tokenizer, ids) : 0;
+
+    for (uint32_t i = 0; i < c->n_end_tokens; i++)
+        add_end(m, c->end_tokens[i]);
+    for (size_t i = 0; i < n; i++)
+        add_end(m, ids[i]);
+}
+
+/* ---- texts ---------------------------------------------------------------------------------- */
+
+static upg_status print_program(upg_model *m, upg_error *err)
+{
+    upg_buffer text;
+    upg_status st;
+
+    upg_buffer_init(&text, MAX_PROGRAM_TEXT);
+    UPG_TRY(upg_program_print(m->program, &text, err));
+    m->program_text = upg_strndup(text.data ? text.data : "", text.size, err);
+    UPG_TRY(m->program_text ? UPG_OK : UPG_E_NOMEM);
+    m->quality_json = upg_strndup((const char *)m->weights->quality_json.data,
+                                  m->weights->quality_json.size, err);
+    UPG_TRY(m->quality_json ? UPG_OK : UPG_E_NOMEM);
+out:
+    upg_buffer_deinit(&text);
+    return st;
+}
+
+/* ---- backend -------------------------------------------------------------------------------- */
+
+static upg_status create_backend(upg_model *m, uint32_t max_rows, upg_error *err)
+{
+    upg_backend_options options = { .threads = m->threads, .max_rows = max_rows };
+
+    m->max_rows = max_rows;
+    return m->class_->create(m->program, &options, &m->backend, err);
+}
+
+static uint64_t memory_needed(const upg_model *m)
+{
+    uint64_t host = m->max_rows * sizeof(upg_batch_row) +
+                    m->weights->config.vocab * (sizeof(float) + 4 + sizeof(upg_scored));
+
+    return m->weights->weight_bytes + m->class_->memory(m->backend) + host;
+}
+
+/* A coded matrix is decoded once for each batch, so that more rows make long prompts faster;
+ * scratch grows with them: about 64 MB for 256 rows of a model of 15e9 weights. Takes fewer rows
+ * for as long as the budget is passed. */
+static upg_status fit_backend(upg_model *m, uint64_t max_memory, upg_error *err)
+{
+    upg_status st = UPG_OK;
+
+    for (uint32_t rows = UPG_ENGINE_MAX_ROWS;; rows /= 2) {
+        UPG_TRY(create_backend(m, rows, err));
+        if (max_memory == 0 || memory_needed(m) <= max_memory)
+            return UPG_OK;
+        if (rows == 1)
+            return upg_fail(err, UPG_E_BUDGET,
+                            "max_memory is %" PRIu64 " bytes; the model needs %" PRIu64
+                            " at least: %" PRIu64 " for weights, the rest for scratch",
+                            max_memory, memory_needed(m), m->weights->weight_bytes);
+        m->class_->close(m->backend);
+        m->backend = NULL;
+    }
+out:
+    return st;
+}
+
+static upg_status allocate_space(upg_model *m, upg_error *err)
+{
+    uint32_t vocab = m->weights->config.vocab;
+    bool     ok = (m->rows = upg_calloc(m->max_rows, sizeof *m->rows, err)) &&
+              (m->space.values = upg_alloc_aligned(vocab * sizeof(float), err)) &&
+              (m->space.counts = upg_calloc(vocab, sizeof *m->space.counts, err)) &&
+              (m->space.candidates = upg_calloc(vocab, sizeof *m->space.candidates, err));
+
+    return ok ? UPG_OK : UPG_E_NOMEM;
+}
+
+/* ---- checks asked for ------------------------------------------------------------------------ */
+
+static upg_status verify_now(const char *path, const upg_engine_settings *s, upg_error *err)
+{
+    upg_pool  *pool = NULL;
+    uint64_t   bad_offset;
+    upg_status st;
+
+    UPG_TRY(upg_pool_create(s->threads, &pool, err));
+    UPG_TRY(upg_container_verify(path, pool, s->listener, &bad_offset, err));
+out:
+    upg_pool_close(pool);
+    return st;
+}
+
+/* A checkpoint has no hashes: its weights are looked through for NaN and infinity. */
+static upg_status look_through(const upg_weights *w, const upg_listener *listener, upg_error *err)
+{
+    upg_meter  meter;
+    upg_status st = UPG_OK;
+
+    upg_meter_start(&meter, listener, "verify", "bytes", w->weight_bytes);
+    for (uint32_t i = 0; i < upg_weights_matrix_count(w) && !upg_meter_cancelled(&meter); i++) {
+        UPG_TRY(upg_matrix_check_finite(upg_weights_matrix(w, i), err));
+        upg_meter_add(&meter, upg_weights_matrix(w, i)->bytes);
+        upg_meter_tick(&meter);
+    }
+    st = upg_meter_finish(&meter, err);
+out:
+    return st;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------ */
+
+static upg_status load(const char *path, const upg_engine_settings *s, upg_model *m, upg_error *err)
+{
+    bool       folder = upg_file_is_folder(path);
+    upg_status st;
+
+    UPG_TRY(upg_backend_find(s->device, &m->class_, err));
+    if (s->verify == 2 && !folder)
+        UPG_TRY(verify_now(path, s, err));
+    UPG_TRY(upg_weights_open(path, &m->weights, err));
+    if (s->verify == 2 && folder)
+        UPG_TRY(look_through(m->weights, s->listener, err));
+    m->unchecked = s->verify == 1;
+    st = load_tokenizer(m, err);
+    if (st != UPG_OK)
+        upg_error_prefix(err, "%s: ", path);
+    UPG_TRY(st);
+    collect_ends(m);
+    UPG_TRY(upg_program_build(m->weights, &m->program, err));
+    UPG_TRY(print_program(m, err));
+    UPG_TRY(fit_backend(m, s->max_memory, err));
+    UPG_TRY(allocate_space(m, err));
+out:
+    return st;
+}
+
+upg_status upg_engine_load(const char *path, const upg_engine_settings *settings, upg_model **model,
+                           upg_error *err)
+{
+    upg_model *m = upg_calloc(1, sizeof *m, err);
+    upg_status st;
+
+    *model = NULL;
+    if (!m)
+        return UPG_E_NOMEM;
+    atomic_init(&m->references, 1);
+    pthread_mutex_init(&m->lock, NULL);
+    m->threads = settings->threads;
+    upg_kernels_select(upg_cpu_flags(), &m->kernels);
+    st = load(path, settings, m, err);
+    if (st == UPG_OK)
+        m->kv_type = strcmp(m->class_->name, "ref") == 0 ? UPG_KV_F32 : UPG_KV_F16;
+    if (st != UPG_OK) {
+        upg_engine_release(m);
+        return st;
+    }
+    *model = m;
+    return UPG_OK;
+}

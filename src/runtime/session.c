@@ -1,0 +1,139 @@
+/* session.c: making, forking, cutting and freeing sessions. */
+#include "runtime/session.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/alloc.h"
+
+static upg_status layout_for(const upg_model *model, const upg_session_settings *settings,
+                             upg_kv_layout *layout, uint32_t *context, upg_error *err)
+{
+    const upg_model_config *c = &model->weights->config;
+
+    *context = settings->context > 0 ? settings->context : c->context;
+    *layout = upg_kv_layout_make(c, settings->kv_int8 ? UPG_KV_I8 : model->kv_type);
+    if (settings->context > c->context)
+        return upg_fail(err, UPG_E_ARG,
+                        "context_tokens is %" PRIu32 ", the model's context %" PRIu32,
+                        settings->context, c->context);
+    return UPG_OK;
+}
+
+upg_status upg_session_bytes(const upg_model *model, const upg_session_settings *settings,
+                             uint64_t *bytes, upg_error *err)
+{
+    upg_kv_layout layout;
+    uint32_t      context;
+    upg_status    st = layout_for(model, settings, &layout, &context, err);
+    uint64_t      pages;
+
+    if (st != UPG_OK)
+        return st;
+    pages = (context + (uint64_t)UPG_PAGE_TOKENS - 1) / UPG_PAGE_TOKENS;
+    *bytes = pages * (layout.page_bytes + 64 + sizeof(uint8_t *)) + sizeof(upg_session) +
+             (uint64_t)context * (sizeof(upg_token) + 1) +
+             (uint64_t)model->weights->config.vocab * sizeof(float);
+    return UPG_OK;
+}
+
+static upg_status create(upg_model *model, const upg_kv_layout *layout, uint32_t context,
+                         upg_session **session, upg_error *err)
+{
+    upg_session *s = upg_calloc(1, sizeof *s, err);
+    upg_status   st = s ? UPG_OK : UPG_E_NOMEM;
+
+    UPG_TRY(st);
+    s->model = model;
+    upg_engine_retain(model);
+    s->context = context;
+    UPG_TRY(upg_kv_cache_init(&s->cache, layout, context, err));
+    UPG_TRY((s->tokens = upg_calloc(context, sizeof *s->tokens, err)) ? UPG_OK : UPG_E_NOMEM);
+    UPG_TRY((s->drawn = upg_calloc(context, 1, err)) ? UPG_OK : UPG_E_NOMEM);
+    s->logits = upg_alloc_aligned(model->weights->config.vocab * sizeof *s->logits, err);
+    UPG_TRY(s->logits ? UPG_OK : UPG_E_NOMEM);
+out:
+    if (st != UPG_OK) {
+        upg_session_free(s);
+        s = NULL;
+    }
+    *session = s;
+    return st;
+}
+
+upg_status upg_session_make(upg_model *model, const upg_session_settings *settings,
+                            upg_session **session, upg_error *err)
+{
+    upg_kv_layout layout;
+    uint32_t      context;
+    upg_status    st;
+
+    *session = NULL;
+    UPG_TRY(layout_for(model, settings, &layout, &context, err));
+    UPG_TRY(create(model, &layout, context, session, err));
+    (*session)->keep_logits = settings->keep_logits;
+    (*session)->shift_when_full = settings->shift_when_full;
+out:
+    return st;
+}
+
+upg_status upg_session_branch(const upg_session *parent, uint32_t n_tokens, upg_session **child,
+                              upg_error *err)
+{
+    uint32_t     vocab = parent->model->weights->config.vocab;
+    upg_session *s = NULL;
+    upg_status   st;
+
+    *child = NULL;
+    if (n_tokens > parent->length)
+        return upg_fail(err, UPG_E_ARG, "fork at %" PRIu32 " tokens: the session has %" PRIu32,
+                        n_tokens, parent->length);
+    UPG_TRY(create(parent->model, &parent->cache.layout, parent->context, &s, err));
+    UPG_TRY(upg_sampler_set(&s->sampler, &parent->sampler.settings, vocab, err));
+    s->keep_logits = parent->keep_logits;
+    s->shift_when_full = parent->shift_when_full;
+    s->dropped = parent->dropped;
+    s->length = n_tokens;
+    s->computed = parent->computed < n_tokens ? parent->computed : n_tokens;
+    memcpy(s->tokens, parent->tokens, n_tokens * sizeof *s->tokens);
+    memcpy(s->drawn, parent->drawn, n_tokens);
+    upg_kv_cache_share(&parent->cache, s->computed, &s->cache);
+    s->logits_valid = parent->logits_valid && n_tokens == parent->length;
+    if (s->logits_valid)
+        memcpy(s->logits, parent->logits, vocab * sizeof *s->logits);
+out:
+    if (st != UPG_OK) {
+        upg_session_free(s);
+        s = NULL;
+    }
+    *child = s;
+    return st;
+}
+
+upg_status upg_session_cut(upg_session *session, uint32_t n_tokens, upg_error *err)
+{
+    if (n_tokens > session->length)
+        return upg_fail(err, UPG_E_ARG, "rewind to %" PRIu32 " tokens: the session has %" PRIu32,
+                        n_tokens, session->length);
+    if (n_tokens == session->length)
+        return UPG_OK;
+    session->length = n_tokens;
+    if (session->computed > n_tokens)
+        session->computed = n_tokens;
+    session->logits_valid = false;
+    upg_kv_cache_trim(&session->cache, session->computed);
+    return UPG_OK;
+}
+
+void upg_session_free(upg_session *session)
+{
+    if (!session)
+        return;
+    upg_kv_cache_deinit(&session->cache);
+    upg_sampler_deinit(&session->sampler);
+    upg_free(session->logits);
+    upg_free(session->drawn);
+    upg_free(session->tokens);
+    upg_engine_release(session->model);
+    upg_free(session);
+}
