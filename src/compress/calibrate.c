@@ -1,13 +1,15 @@
 /* calibrate.c: the order of work in one layer:
  *
- *   input      pass over the windows                           then coded
- *   ATTENTION  x = norm(state)                                 q, k, v
- *   O          attention with the coded q, k, v                o
- *   FFN        attention again, state += o·x, norm             gate, up
- *   DOWN       gate, up, swiglu                                down
- *              gate, up, swiglu again, state += down·x
+ *   input      pass over the windows                            then coded
+ *   ATTENTION  x = norm(state)                                  q, k, v
+ *   O          x = attention with the coded q, k, v             o
+ *   FFN        state += o·attention, x = norm(state)            gate, up
+ *   DOWN       x = swiglu with the coded gate and up            down
+ *   FINISH     state += down·swiglu
  *
- * A pass recomputes rather than keeps: inputs of all windows at once would take gigabytes. */
+ * The exact stream need not wait for coded matrices and updates its state at once. The coded one
+ * computes attention and swiglu a second time when o and down are there: keeping them for all
+ * windows would take gigabytes. */
 #include "compress/calibrate.h"
 
 #include <math.h>
@@ -27,14 +29,7 @@ enum {
 
 #define DEFAULT_DAMPING 1e-2
 
-typedef enum pass {
-    PASS_ATTENTION,
-    PASS_O,
-    PASS_FFN,
-    PASS_DOWN,
-    PASS_FINISH, /* state += down·x, no input to sum */
-    PASS_HEAD
-} pass;
+typedef enum pass { PASS_ATTENTION, PASS_O, PASS_FFN, PASS_DOWN, PASS_FINISH, PASS_HEAD } pass;
 
 /* One stream of activations through one version of the weights. */
 typedef struct stream {
@@ -74,11 +69,36 @@ static size_t window_size(const calibrator *c)
 
 /* ---- one window through one pass ------------------------------------------------------------ */
 
-static const float *run_pass(const calibrator *c, stream *s, uint32_t window, uint32_t worker)
+/* The exact stream: every product once. */
+static const float *run_exact(const calibrator *c, const stream *s, upg_layer_buffers *b,
+                              float *state)
 {
-    upg_layer_buffers *b = &s->buffers[worker];
-    float             *state = s->state + window * window_size(c);
+    switch (c->pass) {
+    case PASS_ATTENTION:
+        upg_layer_attention_input(&s->layer, b, state);
+        return b->input[UPG_INPUT_ATTENTION];
+    case PASS_O:
+        upg_layer_attention_input(&s->layer, b, state);
+        upg_layer_attention(&s->layer, b);
+        upg_layer_attention_add(&s->layer, b, state);
+        return b->input[UPG_INPUT_O];
+    case PASS_FFN:
+        upg_layer_ffn_input(&s->layer, b, state);
+        return b->input[UPG_INPUT_FFN];
+    case PASS_DOWN:
+        upg_layer_ffn_input(&s->layer, b, state);
+        upg_layer_ffn(&s->layer, b);
+        upg_layer_ffn_add(&s->layer, b, state);
+        return b->input[UPG_INPUT_DOWN];
+    default: /* PASS_FINISH: done already */
+        return NULL;
+    }
+}
 
+/* The coded stream: state moves on only with coded matrices. */
+static const float *run_coded(const calibrator *c, const stream *s, upg_layer_buffers *b,
+                              float *state)
+{
     switch (c->pass) {
     case PASS_ATTENTION:
         upg_layer_attention_input(&s->layer, b, state);
@@ -97,18 +117,28 @@ static const float *run_pass(const calibrator *c, stream *s, uint32_t window, ui
         upg_layer_ffn_input(&s->layer, b, state);
         upg_layer_ffn(&s->layer, b);
         return b->input[UPG_INPUT_DOWN];
-    case PASS_FINISH:
+    default: /* PASS_FINISH */
         upg_layer_ffn_input(&s->layer, b, state);
         upg_layer_ffn(&s->layer, b);
         upg_layer_ffn_add(&s->layer, b, state);
         return NULL;
-    case PASS_HEAD:
-        upg_rmsnorm_forward(c->calibration->window, c->weights->config.hidden, state,
-                            c->weights->final_norm.values, c->weights->config.norm_eps,
+    }
+}
+
+/* Runs one window through the pass; returns the input to be summed, f32 [window][width]. */
+static const float *run_pass(const calibrator *c, const stream *s, uint32_t window, uint32_t worker)
+{
+    const upg_model_config *config = &c->weights->config;
+    upg_layer_buffers      *b = &s->buffers[worker];
+    float                  *state = s->state + window * window_size(c);
+
+    if (c->pass == PASS_HEAD) {
+        upg_rmsnorm_forward(c->calibration->window, config->hidden, state,
+                            c->weights->final_norm.values, config->norm_eps,
                             b->input[UPG_INPUT_ATTENTION]);
         return b->input[UPG_INPUT_ATTENTION];
     }
-    return NULL;
+    return s == &c->streams[0] ? run_exact(c, s, b, state) : run_coded(c, s, b, state);
 }
 
 static void rotate(const calibrator *c, const float *from, float *to)
@@ -365,6 +395,7 @@ static void load_layer(calibrator *c, uint32_t index)
             to->layer.matrix[m] = to->memory[m];
         }
         to->layer.config = &c->weights->config;
+        to->layer.kernels = c->context->kernels;
         to->layer.attention_norm = layer->attention_norm.values;
         to->layer.ffn_norm = layer->ffn_norm.values;
     }

@@ -34,19 +34,18 @@ static uint32_t first_key(const upg_model_config *c, uint32_t t)
 }
 
 /* scores = softmax over the visible keys, zero elsewhere. */
-static void softmax_rows(const upg_model_config *c, const upg_layer_buffers *b)
+static void softmax_rows(const upg_layer_f32 *layer, const upg_layer_buffers *b)
 {
     for (uint32_t t = 0; t < b->n_tokens; t++) {
         float   *row = b->scores + (size_t)t * b->n_tokens;
-        uint32_t first = first_key(c, t);
-        float    max = -INFINITY, sum = 0;
+        uint32_t first = first_key(layer->config, t);
+        float    max = -INFINITY, inverse;
 
         for (uint32_t i = first; i <= t; i++)
             max = row[i] > max ? row[i] : max;
+        inverse = 1.0f / layer->kernels->exp_sum(t + 1 - first, max, row + first);
         for (uint32_t i = first; i <= t; i++)
-            sum += row[i] = expf(row[i] - max);
-        for (uint32_t i = first; i <= t; i++)
-            row[i] /= sum;
+            row[i] *= inverse;
         memset(row, 0, first * sizeof *row);
         memset(row + t + 1, 0, (b->n_tokens - t - 1) * sizeof *row);
     }
@@ -62,20 +61,22 @@ static void head_product(const upg_layer_buffers *b, CBLAS_TRANSPOSE ta, CBLAS_T
 }
 
 /* b->scores = the attention weights of head h. */
-static void head_weights(const upg_model_config *c, const upg_layer_buffers *b, uint32_t h)
+static void head_weights(const upg_layer_f32 *layer, const upg_layer_buffers *b, uint32_t h)
 {
-    uint32_t     kv = h / (c->n_heads / c->n_kv_heads);
-    int          n = (int)b->n_tokens, d = (int)c->head_dim;
+    const upg_model_config *c = layer->config;
+    uint32_t                kv = h / (c->n_heads / c->n_kv_heads);
+    int                     n = (int)b->n_tokens, d = (int)c->head_dim;
     const float *q = b->q + (size_t)h * c->head_dim, *k = b->k + (size_t)kv * c->head_dim;
 
     head_product(b, CblasNoTrans, CblasTrans, n, d, 1.0f / sqrtf((float)d), q, (int)b->q_width, k,
                  (int)b->kv_width, 0.0f, b->scores, n);
-    softmax_rows(c, b);
+    softmax_rows(layer, b);
 }
 
-void upg_attention_forward(const upg_model_config *config, upg_layer_buffers *b)
+void upg_attention_forward(const upg_layer_f32 *layer, upg_layer_buffers *b)
 {
-    int n = (int)b->n_tokens, d = (int)config->head_dim;
+    const upg_model_config *config = layer->config;
+    int                     n = (int)b->n_tokens, d = (int)config->head_dim;
 
     turn_heads(config, b, config->n_heads, 1, b->q);
     turn_heads(config, b, config->n_kv_heads, 1, b->k);
@@ -83,7 +84,7 @@ void upg_attention_forward(const upg_model_config *config, upg_layer_buffers *b)
         const float *v =
             b->v + (size_t)(h / (config->n_heads / config->n_kv_heads)) * config->head_dim;
 
-        head_weights(config, b, h);
+        head_weights(layer, b, h);
         head_product(b, CblasNoTrans, CblasNoTrans, d, n, 1.0f, b->scores, n, v, (int)b->kv_width,
                      0.0f, b->input[UPG_INPUT_O] + (size_t)h * config->head_dim, (int)b->q_width);
     }
@@ -104,11 +105,12 @@ static void softmax_backward(const upg_layer_buffers *b)
     }
 }
 
-void upg_attention_backward(const upg_model_config *config, upg_layer_buffers *b, const float *d)
+void upg_attention_backward(const upg_layer_f32 *layer, upg_layer_buffers *b, const float *d)
 {
-    int   n = (int)b->n_tokens, width = (int)config->head_dim;
-    int   q_stride = (int)b->q_width, kv_stride = (int)b->kv_width;
-    float scale = 1.0f / sqrtf((float)width);
+    const upg_model_config *config = layer->config;
+    int                     n = (int)b->n_tokens, width = (int)config->head_dim;
+    int                     q_stride = (int)b->q_width, kv_stride = (int)b->kv_width;
+    float                   scale = 1.0f / sqrtf((float)width);
 
     memset(b->gradient[UPG_LAYER_K], 0, (size_t)n * b->kv_width * sizeof(float));
     memset(b->gradient[UPG_LAYER_V], 0, (size_t)n * b->kv_width * sizeof(float));
@@ -117,7 +119,7 @@ void upg_attention_backward(const upg_model_config *config, upg_layer_buffers *b
         size_t kv_at = (size_t)(h / (config->n_heads / config->n_kv_heads)) * config->head_dim;
         const float *dh = d + q_at;
 
-        head_weights(config, b, h);
+        head_weights(layer, b, h);
         head_product(b, CblasTrans, CblasNoTrans, width, n, 1.0f, b->scores, n, dh, q_stride, 1.0f,
                      b->gradient[UPG_LAYER_V] + kv_at, kv_stride);
         head_product(b, CblasNoTrans, CblasTrans, n, width, 1.0f, dh, q_stride, b->v + kv_at,

@@ -5,8 +5,8 @@
 #include "compress/layer_math.h"
 
 /** Turns b->q and b->k by RoPE in place, then input[O] = softmax(q·kᵀ/√d)·v for every head. */
-void upg_attention_forward(const upg_model_config *config, upg_layer_buffers *b);
+void upg_attention_forward(const upg_layer_f32 *layer, upg_layer_buffers *b);
 /** d f32 [n_tokens][q_width]: the gradient at input[O]. Fills the gradients of q, k and v. */
-void upg_attention_backward(const upg_model_config *config, upg_layer_buffers *b, const float *d);
+void upg_attention_backward(const upg_layer_f32 *layer, upg_layer_buffers *b, const float *d);
 
 #endif

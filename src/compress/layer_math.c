@@ -184,7 +184,7 @@ void upg_layer_attention(const upg_layer_f32 *layer, upg_layer_buffers *b)
     apply(layer, b, UPG_LAYER_Q, false, b->q);
     apply(layer, b, UPG_LAYER_K, false, b->k);
     apply(layer, b, UPG_LAYER_V, false, b->v);
-    upg_attention_forward(layer->config, b);
+    upg_attention_forward(layer, b);
 }
 
 void upg_layer_attention_add(const upg_layer_f32 *layer, upg_layer_buffers *b, float *state)
@@ -205,8 +205,7 @@ void upg_layer_ffn(const upg_layer_f32 *layer, upg_layer_buffers *b)
 
     apply(layer, b, UPG_LAYER_GATE, false, b->gate);
     apply(layer, b, UPG_LAYER_UP, false, b->up);
-    for (size_t i = 0; i < n; i++)
-        b->input[UPG_INPUT_DOWN][i] = b->gate[i] * sigmoid(b->gate[i]) * b->up[i];
+    layer->kernels->swiglu(n, b->gate, b->up, b->input[UPG_INPUT_DOWN]);
 }
 
 void upg_layer_ffn_add(const upg_layer_f32 *layer, upg_layer_buffers *b, float *state)
@@ -263,7 +262,7 @@ void upg_layer_backward(const upg_layer_f32 *layer, upg_layer_buffers *b, const 
                          gradient);
     memcpy(b->gradient[UPG_LAYER_O], gradient, bytes);
     apply_backward(layer, b, UPG_LAYER_O, false, b->wide);
-    upg_attention_backward(c, b, b->wide);
+    upg_attention_backward(layer, b, b->wide);
     apply_backward(layer, b, UPG_LAYER_Q, false, b->narrow);
     apply_backward(layer, b, UPG_LAYER_K, true, b->narrow);
     apply_backward(layer, b, UPG_LAYER_V, true, b->narrow);

@@ -7,6 +7,7 @@
 #define UPG_COMPRESS_LAYER_MATH_H
 
 #include "base/arena.h"
+#include "kernels/kernels.h"
 #include "model/weights.h"
 
 /** The matrices that a layer has, in file order. */
@@ -33,6 +34,7 @@ typedef enum upg_layer_input {
 /** One layer's weights as f32 [rows][cols]. */
 typedef struct upg_layer_f32 {
     const upg_model_config *config;
+    const upg_kernels      *kernels;
     const float            *matrix[UPG_LAYER_MATRICES];
     const float            *attention_norm, *ffn_norm; /* f32 [hidden] */
 } upg_layer_f32;

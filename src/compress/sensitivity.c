@@ -204,6 +204,7 @@ static void load_layer(probe *p, uint32_t index)
     p->layer_index = index;
     upg_pool_run(p->context->pool, UPG_LAYER_MATRICES, load_row_item, p);
     p->layer.config = &p->weights->config;
+    p->layer.kernels = p->context->kernels;
     p->layer.attention_norm = layer->attention_norm.values;
     p->layer.ffn_norm = layer->ffn_norm.values;
     for (int m = 0; m < UPG_LAYER_MATRICES; m++)
