@@ -1,0 +1,121 @@
+/* os_system.c: /proc and /sys of Linux; elsewhere nothing is known. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/system.h"
+
+#if defined(__linux__)
+#include <dirent.h>
+#endif
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+/* A number from a line "key:   123 kB" of /proc/meminfo, in bytes; 0 without. */
+static uint64_t meminfo(const char *key)
+{
+    char     line[128];
+    uint64_t kib = 0;
+    FILE    *file = fopen("/proc/meminfo", "re");
+
+    if (!file)
+        return 0;
+    while (kib == 0 && fgets(line, sizeof line, file))
+        if (strncmp(line, key, strlen(key)) == 0 &&
+            sscanf(line + strlen(key), ": %" SCNu64, &kib) != 1)
+            kib = 0;
+    fclose(file);
+    return kib * 1024;
+}
+
+/* A number that fills a file; 0 without ("max" is no number). */
+static uint64_t number_in(const char *path)
+{
+    uint64_t value = 0;
+    FILE    *file = fopen(path, "re");
+
+    if (!file)
+        return 0;
+    if (fscanf(file, "%" SCNu64, &value) != 1)
+        value = 0;
+    fclose(file);
+    return value;
+}
+
+void upg_system_memory(uint64_t *total, uint64_t *available)
+{
+    uint64_t limit = number_in("/sys/fs/cgroup/memory.max");
+    uint64_t used = number_in("/sys/fs/cgroup/memory.current");
+
+    *total = meminfo("MemTotal");
+    *available = meminfo("MemAvailable");
+    if (limit == 0 || limit >= *total)
+        return;
+    *total = limit;
+    if (limit > used && limit - used < *available)
+        *available = limit - used;
+}
+
+/* ---- graphics ------------------------------------------------------------------------------- */
+
+#if defined(__linux__)
+/* The value of the first line "key…" of a file; false without. */
+static int value_in(const char *path, const char *key, char *text, size_t cap)
+{
+    char  line[256];
+    FILE *file = fopen(path, "re");
+    int   found = 0;
+
+    if (!file)
+        return 0;
+    while (!found && fgets(line, sizeof line, file)) {
+        const char *value = line + strlen(key);
+
+        if (strncmp(line, key, strlen(key)) != 0)
+            continue;
+        line[strcspn(line, "\n")] = '\0';
+        snprintf(text, cap, "%s", value + strspn(value, " \t"));
+        found = 1;
+    }
+    fclose(file);
+    return found;
+}
+
+/* Looks for `key` in FOLDER/x/LEAF for the entries x that begin with `prefix`, in no order. */
+static int search(const char *folder, const char *prefix, const char *leaf, const char *key,
+                  char *text, size_t cap)
+{
+    char           path[512];
+    DIR           *listing = opendir(folder);
+    struct dirent *entry;
+    int            found = 0;
+
+    if (!listing)
+        return 0;
+    while (!found && (entry = readdir(listing)) != NULL) {
+        if (entry->d_name[0] == '.' || strncmp(entry->d_name, prefix, strlen(prefix)) != 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s/%s", folder, entry->d_name, leaf);
+        found = value_in(path, key, text, cap);
+    }
+    closedir(listing);
+    return found;
+}
+#endif
+
+void upg_system_gpu(char *text, size_t cap)
+{
+    text[0] = '\0';
+#if defined(__linux__)
+    if (search("/proc/driver/nvidia/gpus", "", "information", "Model:", text, cap))
+        return;
+    /* Other drivers have no name there; their own and the device's number say what it is. */
+    {
+        char driver[64], id[64];
+
+        if (search("/sys/class/drm", "card", "device/uevent", "DRIVER=", driver, sizeof driver) &&
+            search("/sys/class/drm", "card", "device/uevent", "PCI_ID=", id, sizeof id))
+            snprintf(text, cap, "%s %s", driver, id);
+    }
+#endif
+}

@@ -1,0 +1,14 @@
+/* system.h: what the operating system tells about memory and graphics processors. */
+#ifndef UPG_BASE_SYSTEM_H
+#define UPG_BASE_SYSTEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/** Bytes of memory, and those that can be had without swapping; limits of a control group count. 0
+ * where the system does not tell. */
+void upg_system_memory(uint64_t *total, uint64_t *available);
+/** The first GPU's name as its driver tells it, "" without one. */
+void upg_system_gpu(char *text, size_t cap);
+
+#endif
