@@ -3,6 +3,10 @@
 #include <string.h>
 
 #include "backend/backend.h"
+#include "kernels/kernels.h"
+
+_Static_assert((int)UPG_SLOT_GROUP_BYTES >= (int)UPG_PREPARED_BYTES_PER_GROUP,
+               "a prepared slot holds what the kernels prepare");
 
 static const upg_backend_class *const classes[] = { &upg_backend_cpu, &upg_backend_ref };
 

@@ -8,6 +8,9 @@
 #include "backend/ref/ref.h"
 #include "base/halffloat.h"
 
+_Static_assert(UPG_SLOT_GROUP_BYTES >= UPG_GROUP_COLUMNS * (int)sizeof(float),
+               "a rotated slot also holds the f32 form");
+
 static bool is_int8(const upg_ref *ref, const upg_slot *slot)
 {
     return ref->emulate_int8 && slot->prepared.rotated;
