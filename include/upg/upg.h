@@ -50,11 +50,13 @@ typedef struct upg_model upg_model;
 typedef int32_t          upg_token; /* 0 <= token < vocab_size */
 typedef struct upg_model_options {
     size_t      struct_size;
-    const char *device;     /* "cpu", "ref", "cuda:0", "vulkan:0"; NULL = the best (see the log) */
-    uint32_t    threads;    /* CPU threads; 0 = one per physical core this process may use */
-    uint32_t    verify;     /* chunk hashes: 0 = header only, 1 = at first touch, 2 = all, now */
-    uint64_t    max_memory; /* bytes for weights and scratch; 0 = what there is */
-    upg_hooks   hooks;
+    const char *device;  /* "cpu", "ref", "cuda:0", "vulkan:0"; NULL = the best (see the log) */
+    uint32_t    threads; /* CPU threads; 0 = one per physical core this process may use */
+    uint32_t    verify;  /* chunk hashes: 0 = header only, 1 = before the first pass, 2 = now; of
+                          * a checkpoint, which has none, weights are checked for NaN, infinity */
+    uint64_t max_memory; /* bytes for weights and scratch; 0 = what there is. Less scratch makes
+                          * long prompts slower */
+    upg_hooks hooks;
 } upg_model_options;
 
 /** Opens a .upg file, or a checkpoint folder (safetensors, run unquantised).
@@ -63,7 +65,7 @@ typedef struct upg_model_options {
  * architecture, lists those supported), E_BUDGET (what is needed, what would fit), E_DEVICE. */
 UPG_FN upg_model_open(const char *path, const upg_model_options *options, upg_model **model,
                       upg_error *err);
-/** Drops the caller's reference; open sessions and streams keep the model alive. */
+/** Drops the caller's reference; open sessions keep the model alive, streams its tokenizer. */
 UPG_API void upg_model_close(upg_model *model);
 
 typedef struct upg_model_info {
@@ -90,7 +92,8 @@ UPG_API const char *upg_model_program(const upg_model *model);
 /** True when `token` ends a generation: the union of config.json's and generation_config.json's end
  * tokens and of what the chat template ends a turn with. */
 UPG_API bool upg_model_is_end(const upg_model *model, upg_token token);
-/** Tensor `index` in file order; E_ARG past the last one. */
+/** Weight tensor `index`: the embedding, then layer by layer, the final norm and the head (unless
+ * it is the embedding); fused ones are split. E_ARG past the last one. */
 UPG_FN upg_model_tensor(const upg_model *model, size_t index, upg_tensor_info *info,
                         upg_error *err);
 
@@ -98,7 +101,8 @@ UPG_FN upg_model_tensor(const upg_model *model, size_t index, upg_tensor_info *i
 typedef struct upg_tokenizer upg_tokenizer; /* immutable, as a model: any thread */
 /** From a .upg file, a checkpoint folder or a tokenizer.json. */
 UPG_FN upg_tokenizer_open(const char *path, upg_tokenizer **tokenizer, upg_error *err);
-UPG_API const upg_tokenizer *upg_model_tokenizer(const upg_model *model); /* borrowed from model */
+/** Borrowed from the model; NULL when a checkpoint has no tokenizer.json. */
+UPG_API const upg_tokenizer *upg_model_tokenizer(const upg_model *model);
 UPG_API void                 upg_tokenizer_close(upg_tokenizer *tokenizer);
 /** One more than the largest token id. */
 UPG_API uint32_t upg_tokenizer_size(const upg_tokenizer *tokenizer);
@@ -141,28 +145,39 @@ UPG_FN       upg_stream_push(upg_stream *stream, upg_token token, const char **t
                              bool *stopped, upg_error *err);
 UPG_API void upg_stream_close(upg_stream *stream);
 
-/* ---- session: one sequence, its KV cache, its sampler --------------------------------------- */
+/* ---- session: one sequence, its KV cache, its sampler ---------------------------------------
+ *
+ * What a session computes always equals one full forward pass over its tokens, whatever led there:
+ * pieces of a prompt, forks, rewinds. With longrope a pass over more tokens than the model's
+ * original context turns ALL positions by the long factors. So the call that takes a session past
+ * that point, or back below it after a rewind, computes the cache again, which takes as long as a
+ * prompt of that length. The cache grows by pages of 64 tokens; between pages upg_decode allocates
+ * nothing. */
 typedef struct upg_session upg_session;
 typedef struct upg_session_options {
     size_t   struct_size;
-    uint32_t context_tokens;  /* 0 = the model's */
-    uint32_t draft_tokens;    /* speculation by prompt lookup, up to 7; same text; 0 = off */
-    bool     kv_int8;         /* instead of fp16: half the memory */
-    bool     shift_when_full; /* drop the oldest half; default: E_CONTEXT */
-    bool     keep_logits;     /* bring the last position's logits to the host after every step */
+    uint32_t context_tokens; /* 0 = the model's */
+    uint32_t draft_tokens;   /* speculation by prompt lookup, up to 7; same text; 0 = off, and
+                              * E_UNSUPPORTED else in this version */
+    bool kv_int8;            /* instead of fp16: half the memory */
+    bool shift_when_full;    /* drop the oldest half and compute the rest again at its new places,
+                              * which takes as long as a prompt of that length; default: E_CONTEXT */
+    bool keep_logits;        /* bring the last position's logits to the host after every step */
 } upg_session_options;
 
-/** Device bytes such a session would take; allocates nothing. */
+/** Device bytes such a session would take with a full context; allocates nothing. */
 UPG_FN upg_session_size(const upg_model *model, const upg_session_options *options, uint64_t *bytes,
                         upg_error *err);
 UPG_FN upg_session_create(upg_model *model, const upg_session_options *options,
                           upg_session **session, upg_error *err);
-/** A new session that shares the first `tokens` tokens of `parent`, copy on write. */
+/** A new session that shares the first `tokens` tokens of `parent`, copy on write, with its options
+ * and sampling. E_ARG when the parent has fewer. */
 UPG_FN upg_session_fork(upg_session *parent, uint32_t tokens, upg_session **child, upg_error *err);
 UPG_FN upg_session_rewind(upg_session *session, uint32_t tokens, upg_error *err); /* to a length */
 UPG_API uint32_t upg_session_length(const upg_session *session); /* tokens in the cache */
-/** The running, else the next, call on `session` returns E_CANCELLED within one op, at a whole
- * number of tokens; that clears the request. Other sessions are not disturbed. */
+/** The running, else the next, upg_prefill or upg_decode of `session` returns E_CANCELLED within
+ * one op, at a whole number of tokens; that clears the request. Other sessions are not disturbed:
+ * with them in one upg_decode, the pass ends and leaves this session as it was. */
 UPG_API void upg_session_cancel(upg_session *session);
 UPG_API void upg_session_close(upg_session *session);
 typedef struct upg_scored {
@@ -170,19 +185,24 @@ typedef struct upg_scored {
     float     value;
 } upg_scored;
 
-/** All zero = greedy. On one device the same seed and options give the same text, whatever the
- * number of threads and of other sessions in the batch. */
+/** All zero = greedy; ties go to the lowest token. On one device the same seed and options give the
+ * same text, whatever the number of threads and of other sessions in the batch: each draw depends
+ * on the seed and the token's place in the sequence alone. Order: biases, penalties, `allowed`,
+ * temperature, top_k, top_p (of what top_k leaves), min_p. */
 typedef struct upg_sampling {
-    size_t            struct_size;
-    float             temperature, top_p, min_p, repetition_penalty; /* 0 = off */
-    float             presence_penalty, frequency_penalty;           /* subtracted from logits */
-    uint32_t          top_k;                                         /* 0 = off */
+    size_t struct_size;
+    float  temperature, top_p, min_p; /* 0 = off; min_p is relative to the likeliest token */
+    float  repetition_penalty;        /* 0, 1 = off; of every token in the session, as HF does */
+    float  presence_penalty, frequency_penalty; /* subtracted; of tokens that upg_decode sampled */
+    uint32_t          top_k;                    /* 0 = off */
     uint64_t          seed;
-    const upg_scored *biases; /* added to logits */
+    const upg_scored *biases; /* added to logits; -INFINITY forbids a token */
     size_t            bias_count;
 } upg_sampling;
-/** The sampling that the model's generation_config.json asks for; all zero (greedy) without one. */
+/** The sampling that the model's generation_config.json asks for; all zero (greedy) without one or
+ * without do_sample in it. Errors: E_ARG (struct_size). */
 UPG_FN upg_model_sampling(const upg_model *model, upg_sampling *sampling, upg_error *err);
+/** Errors: E_ARG (names field and value; the sampling is as before). */
 UPG_FN upg_session_set_sampling(upg_session *session, const upg_sampling *sampling, upg_error *err);
 /** Appends n tokens. logits: NULL, or f32 [n][vocab_size], row i predicting what follows tokens[i].
  * Servers pass a few hundred at a time, between upg_decode calls. After E_CANCELLED
@@ -194,15 +214,17 @@ typedef struct upg_step {
     const uint32_t *allowed; /* in:  bit t%32 of word t/32 allows token t; NULL = all (grammars) */
     upg_scored     *top;     /* in:  NULL, or room for top_count; out: the likeliest, best first */
     uint32_t        top_count;
-    upg_token       token;   /* out: sampled and appended */
+    upg_token       token;   /* out: sampled (one that has a text) and appended; -1 = none */
     float           logprob; /* out: natural log, before temperature, penalties and masks; so top */
     bool            end;     /* out: token is one of the model's end tokens */
-    upg_status      status;  /* out: E_CONTEXT, E_CANCELLED: of this session alone */
+    upg_status      status;  /* out: of this session alone: E_CONTEXT, E_CANCELLED; E_STATE (nothing
+                              * to continue), E_ARG (nothing is allowed), E_NOMEM, E_DATA */
 } upg_step;
 /** One token for each of n sessions of ONE model, in one pass over the weights; no allocation.
  * Fails as a whole only with E_ARG, E_BUSY, E_DEVICE_LOST. */
 UPG_FN upg_decode(upg_session *const *sessions, size_t n, upg_step *steps, upg_error *err);
-/** f32 [vocab_size], borrowed until the next call on `session`; E_STATE without keep_logits. */
+/** f32 [vocab_size], borrowed until the next call on `session`. E_STATE without keep_logits, and
+ * when there are none: before the first token and after a rewind. */
 UPG_FN upg_session_logits(const upg_session *session, const float **logits, upg_error *err);
 /** Words for the last upg_step of this session whose status was not UPG_OK, "" before the first;
  * borrowed until the next call on `session`. */
@@ -230,7 +252,8 @@ typedef struct upg_eval_result {
 } upg_eval_result;
 /** Perplexity over windows of tokens that do not overlap; the last partial one is dropped, no BOS
  * is inserted and the first token of a window is not scored. tokens  i32 [n]. Errors: E_ARG (a
- * token out of range, fewer than one window), E_CANCELLED. */
+ * token out of range, fewer than one window, a window longer than the context, unlike
+ * vocabularies), E_CANCELLED. The caches are those of sessions without kv_int8. */
 UPG_FN upg_evaluate(upg_model *model, const upg_token *tokens, size_t n,
                     const upg_eval_options *options, upg_eval_result *result, upg_error *err);
 
