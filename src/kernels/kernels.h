@@ -70,7 +70,7 @@ typedef struct upg_kernels {
     /** q[i] = round to nearest even(x[i] · inverse), |q| ≤ 127 by the caller's choice of inverse.
      */
     void (*quantise_i8)(size_t n, const float *x, float inverse, int8_t *q);
-    /** out[i] = silu(gate[i]) · up[i] */
+    /** out[i] = silu(gate[i]) · up[i]; a silu below 2^-120 may become 0. out may be gate. */
     void (*swiglu)(size_t n, const float *gate, const float *up, float *out);
 
     /* ---- attention over one KV page: K and V f16 [n_tokens][head_dim] ---- */

@@ -16,20 +16,26 @@ static inline __m128 scale4(__m256d sum, const uint16_t *scales, double gain, do
     return _mm256_cvtpd_ps(_mm256_mul_pd(sum, factor));
 }
 
-/* n rows of one kind, `place` the newest bit of the first one in the phases; sums f64 [≥ n + 3]. */
-static void fir_rows(const upg_code *code, const upg_fir_phases *phases, uint32_t place,
-                     uint32_t stride, uint32_t n, double *sums)
+/* n rows of one kind; sums f64 [≥ n + 15]. Four chains of additions hide the latency of one. */
+static void fir_rows(const upg_fir_taps *taps, uint32_t length, uint32_t n, double *sums)
 {
-    for (uint32_t s = 0; s < n; s += 4) {
-        __m256d sum = _mm256_setzero_pd();
+    for (uint32_t s = 0; s < n; s += 16) {
+        __m256d sum[4];
 
-        for (uint32_t i = 0; i < code->length; i++) {
-            const int32_t *u = upg_fir_tap(phases, place - i, stride) + s;
-            __m128i        four = _mm_loadu_si128((const __m128i *)(const void *)u);
+        for (int c = 0; c < 4; c++)
+            sum[c] = _mm256_setzero_pd();
+        for (uint32_t i = 0; i < length; i++) {
+            const int32_t *u = taps->u[i] + s;
+            __m256d        p = _mm256_set1_pd(taps->p[i]);
 
-            sum = _mm256_fmadd_pd(_mm256_cvtepi32_pd(four), _mm256_set1_pd(code->taps[i]), sum);
+            for (int c = 0; c < 4; c++) {
+                __m128i four = _mm_loadu_si128((const __m128i *)(const void *)(u + 4 * c));
+
+                sum[c] = _mm256_fmadd_pd(_mm256_cvtepi32_pd(four), p, sum[c]);
+            }
         }
-        _mm256_storeu_pd(sums + s, sum);
+        for (int c = 0; c < 4; c++)
+            _mm256_storeu_pd(sums + s + 4 * c, sum[c]);
     }
 }
 
@@ -52,7 +58,8 @@ static void fir(const upg_band *band, uint32_t row0, uint32_t n_rows, const int3
     const uint32_t  kinds = code->k0 == code->k1 ? 1 : 2;
     const uint32_t  stride = kinds == 1 ? code->k0 : (uint32_t)code->k0 + code->k1;
     upg_fir_phases  phases;
-    double          sums[UPG_FIR_STEPS + 4], both[2 * UPG_FIR_STEPS];
+    upg_fir_taps    taps;
+    double          sums[2][UPG_FIR_STEPS + 16], both[2 * UPG_FIR_STEPS];
 
     for (uint32_t done = 0; done < n_rows; done += kinds * UPG_FIR_STEPS) {
         uint32_t first = row0 + done;
@@ -65,11 +72,14 @@ static void fir(const upg_band *band, uint32_t row0, uint32_t n_rows, const int3
             uint32_t place = (uint32_t)upg_code_newest(code, first + kind) - base;
             uint32_t n_kind = (n - kind + kinds - 1) / kinds;
 
-            fir_rows(code, &phases, place, stride, n_kind, sums);
-            for (uint32_t s = 0; s < n_kind; s++)
-                both[kinds * s + kind] = sums[s];
+            upg_fir_place_taps(code, &phases, place, stride, &taps);
+            fir_rows(&taps, code->length, n_kind, sums[kind]);
         }
-        scale_rows(n, both, band->scales + first, code->gain, s_x, y + done);
+        for (uint32_t s = 0; kinds == 2 && s < (n + 1) / 2; s++) {
+            both[2 * s] = sums[0][s];
+            both[2 * s + 1] = sums[1][s];
+        }
+        scale_rows(n, kinds == 2 ? both : sums[0], band->scales + first, code->gain, s_x, y + done);
     }
 }
 

@@ -17,20 +17,26 @@ static inline __m256 scale8(__m512d sum, __m128i scales, double gain, double s_x
     return _mm512_cvtpd_ps(_mm512_mul_pd(sum, factor));
 }
 
-/* n rows of one kind, `place` the newest bit of the first one in the phases; sums f64 [≥ n + 7]. */
-static void fir_rows(const upg_code *code, const upg_fir_phases *phases, uint32_t place,
-                     uint32_t stride, uint32_t n, double *sums)
+/* n rows of one kind; sums f64 [≥ n + 31]. Four chains of additions hide the latency of one. */
+static void fir_rows(const upg_fir_taps *taps, uint32_t length, uint32_t n, double *sums)
 {
-    for (uint32_t s = 0; s < n; s += 8) {
-        __m512d sum = _mm512_setzero_pd();
+    for (uint32_t s = 0; s < n; s += 32) {
+        __m512d sum[4];
 
-        for (uint32_t i = 0; i < code->length; i++) {
-            const int32_t *u = upg_fir_tap(phases, place - i, stride) + s;
-            __m256i        eight = _mm256_loadu_si256((const __m256i *)(const void *)u);
+        for (int c = 0; c < 4; c++)
+            sum[c] = _mm512_setzero_pd();
+        for (uint32_t i = 0; i < length; i++) {
+            const int32_t *u = taps->u[i] + s;
+            __m512d        p = _mm512_set1_pd(taps->p[i]);
 
-            sum = _mm512_fmadd_pd(_mm512_cvtepi32_pd(eight), _mm512_set1_pd(code->taps[i]), sum);
+            for (int c = 0; c < 4; c++) {
+                __m256i eight = _mm256_loadu_si256((const __m256i *)(const void *)(u + 8 * c));
+
+                sum[c] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(eight), p, sum[c]);
+            }
         }
-        _mm512_storeu_pd(sums + s, sum);
+        for (int c = 0; c < 4; c++)
+            _mm512_storeu_pd(sums + s + 8 * c, sum[c]);
     }
 }
 
@@ -53,7 +59,8 @@ static void fir(const upg_band *band, uint32_t row0, uint32_t n_rows, const int3
     const uint32_t  kinds = code->k0 == code->k1 ? 1 : 2;
     const uint32_t  stride = kinds == 1 ? code->k0 : (uint32_t)code->k0 + code->k1;
     upg_fir_phases  phases;
-    double          sums[UPG_FIR_STEPS + 8], both[2 * UPG_FIR_STEPS];
+    upg_fir_taps    taps;
+    double          sums[2][UPG_FIR_STEPS + 32], both[2 * UPG_FIR_STEPS];
 
     for (uint32_t done = 0; done < n_rows; done += kinds * UPG_FIR_STEPS) {
         uint32_t first = row0 + done;
@@ -66,11 +73,15 @@ static void fir(const upg_band *band, uint32_t row0, uint32_t n_rows, const int3
             uint32_t place = (uint32_t)upg_code_newest(code, first + kind) - base;
             uint32_t n_kind = (n - kind + kinds - 1) / kinds;
 
-            fir_rows(code, &phases, place, stride, n_kind, sums);
-            for (uint32_t s = 0; s < n_kind; s++)
-                both[kinds * s + kind] = sums[s];
+            upg_fir_place_taps(code, &phases, place, stride, &taps);
+            fir_rows(&taps, code->length, n_kind, sums[kind]);
         }
-        scale_rows(n, both, band->scales + first, (double)code->gain, (double)s_x, y + done);
+        for (uint32_t s = 0; kinds == 2 && s < (n + 1) / 2; s++) {
+            both[2 * s] = sums[0][s];
+            both[2 * s + 1] = sums[1][s];
+        }
+        scale_rows(n, kinds == 2 ? both : sums[0], band->scales + first, (double)code->gain,
+                   (double)s_x, y + done);
     }
 }
 
