@@ -44,6 +44,8 @@ static upg_viterbi_exact_step *choose_exact_step(uint32_t cpu_flags)
 #if defined(__x86_64__)
     if ((cpu_flags & UPG_KERNELS_AVX512_NEEDS) == UPG_KERNELS_AVX512_NEEDS)
         return upg_viterbi_exact_step_avx512;
+    if (cpu_flags & UPG_CPU_AVX2)
+        return upg_viterbi_exact_step_avx2;
 #endif
     (void)cpu_flags;
     return upg_viterbi_exact_step_scalar;

@@ -1,17 +1,23 @@
 /* viterbi_fast.c: the int16 search: its units, its memory, its way back.
  *
- * Units. Three numbers of a tap set bound what must be told apart, all in units of σ = 1:
- *   B  the largest |N[l]|, the part of the newest bits;
- *   C  metrics further than this above the least one belong to no good path: HOPELESS times the
- *      distortion of the rate;
- *   D  the furthest that a target may lie outside the range ±g·Σ|p| of values. There every
- *      transition costs at least d², which is taken off, so that only differences use up range.
- * The miss e is clamped at E. With metrics in E²/32768, −32768 … 32767 is 2·E²:
- *   E ≥ B + √(C + D²): a clamped miss still costs C beyond d² for every l;
- *   E ≥ B + √(2·B² + C/2): from base (N[l]² above the bottom) to a bracket held at `top` (2·E·B +
- * B² below 32767) are 2·E² − 2·E·B − 2·B²; −2·e·N[l] takes 2·E·B back, and C must remain; E ≥ max
- * |H| / 1.5: an offset that was cut to 4·E − max |H| still leaves a clamped miss. For k = 3, L = 12
- * the unit is 1/66 of the distortion.
+ * Units. Three numbers of a tap set bound what must be told apart, in units of σ = 1: B, the
+ * largest |N[l]|, the part of the newest bits; C, how far above the least metric a path is past
+ * hope; D, the furthest that a target may lie outside the range ±g·Σ|p| of values. (There every
+ * transition costs at least d², which is taken off, so that only differences use up range.) The
+ * miss e is clamped at E, and with metrics in E²/32768 the range −32768 … 32767 is 2·E². From
+ * these:
+ *
+ * E ≥ B + √(C + D²): a clamped miss still costs C beyond d² for every l.
+ *
+ * E ≥ B + √(2·B² + C/2): from base (N[l]² above the bottom) to a bracket held at `top` (2·E·B + B²
+ * below 32767) are 2·E² − 2·E·B − 2·B²; −2·e·N[l] takes 2·E·B back, and C must remain.
+ *
+ * E ≥ max |H| / 1.5: an offset that was cut to 4·E − max |H| still leaves a clamped miss.
+ *
+ * E ≥ max |A| / 3.9: A itself fits 16 bits.
+ *
+ * For k = 3, L = 12 the unit is 1/66 of the distortion, for k = 5 1/12. A wrong choice costs a few
+ * units; short columns, where that could pass half a percent, are left to float32.
  *
  * Memory. Metrics of every row are kept instead of decisions: recomputing the few costs along one
  * path is cheaper than recording the winner of every state. They live in a ring sized for the L2
@@ -32,14 +38,16 @@
 
 enum {
     LANES = 32,
-    MIN_ROWS = 16,           /* shorter columns fit nearly without error: no case for int16 */
+    MIN_ROWS = 16,
     RING_BYTES = 512 * 1024, /* half of a usual L2 cache */
     DEPTH_IN_LENGTHS = 24,
     MARGIN = 64 /* for rounding, at both ends of the range of metrics */
 };
 
-static const double HOPELESS = 48.0; /* C in distortions */
-static const double PLAUSIBLE = 3.0; /* mean error of a row that the search can be trusted with */
+static const double HOPELESS = 48.0;  /* C in distortions … */
+static const double LEAST_C = 1.5;    /* … but no less, see was_seeing() */
+static const double UNITS_LOST = 3.0; /* by a column, at worst; measured */
+static const double MAX_LOSS = 0.005;
 static const double FURTHEST = 4.75; /* targets to here are held, in σ … */
 static const double LEAST_D = 0.5;   /* … and at least this far outside the values */
 
@@ -53,9 +61,10 @@ struct upg_viterbi_fast {
     double                     coarse;      /* units in σ: 1 / coarse */
     double                     value_range; /* g·Σ|p| */
     double                     furthest;    /* |target| up to here */
+    double                     hopeless;    /* C */
     int32_t                    base;
     int32_t                    offset_limit;
-    uint32_t                   ring_rows, depth;
+    uint32_t                   min_rows, ring_rows, depth;
     size_t                     stride;  /* states of a ring row */
     int16_t                   *ring;    /* [ring_rows][stride]: before row r at r % ring_rows */
     upg_fast_target           *targets; /* [ring_rows] */
@@ -115,11 +124,12 @@ static double distortion(const upg_code *code)
 static double largest_miss(const upg_viterbi_fast *f, const upg_fast_row *row)
 {
     double b = part_range(&f->code, 0, row->split);
-    double c = HOPELESS * distortion(&f->code);
+    double c = f->hopeless;
     double d = f->furthest - f->value_range;
     double h = part_range(&f->code, row->split, middle_bits(row));
+    double a = part_range(&f->code, row->split + middle_bits(row), row->shape.k_next);
 
-    return fmax(fmax(b + sqrt(c + d * d), b + sqrt(2 * b * b + c / 2)), h / 1.5);
+    return fmax(fmax(b + sqrt(c + d * d), b + sqrt(2 * b * b + c / 2)), fmax(h / 1.5, a / 3.9));
 }
 
 /* What must stay free at both ends of the range of metrics, and of offsets, for one row kind. */
@@ -139,9 +149,14 @@ static void limit_row(upg_viterbi_fast *f, upg_fast_row *row)
 
 static void choose_units(upg_viterbi_fast *f)
 {
+    double unit;
+
     f->value_range = part_range(&f->code, 0, f->code.length);
+    f->hopeless = fmax(HOPELESS * distortion(&f->code), LEAST_C);
     f->furthest = fmax(FURTHEST, f->value_range + LEAST_D);
     f->coarse = UPG_FAST_MISS / fmax(largest_miss(f, &f->rows[0]), largest_miss(f, &f->rows[1]));
+    unit = 32768 / (16 * f->coarse * f->coarse);
+    f->min_rows = (uint32_t)fmax(MIN_ROWS, UNITS_LOST / MAX_LOSS * unit / distortion(&f->code));
     f->base = INT16_MIN;
     f->offset_limit = INT16_MAX;
     limit_row(f, &f->rows[0]);
@@ -346,21 +361,20 @@ static int32_t settle(upg_viterbi_fast *f, uint32_t settled, uint32_t keep, uint
     return least;
 }
 
-/* Where rows cost more than the clamped miss can tell apart, the search was blind: columns far from
- * unit variance or constant far outside the values. */
-static bool plausible(const upg_viterbi_fast *f, uint32_t n_rows, const float *target,
-                      const uint16_t *windows)
+/* A row that cost C or more says nothing about its alternatives, which may all have been clamped:
+ * the search was blind there. So it goes near the ends of the range of values, where a good path
+ * sometimes cannot lead, and in columns that are nothing like unit Gaussians. */
+static bool was_seeing(const upg_viterbi_fast *f, uint32_t n_rows, const float *target,
+                       const uint16_t *windows)
 {
-    double sum = 0;
-
     for (uint32_t r = 0; r < n_rows; r++) {
-        double value = (double)f->code.gain * f->table[windows[r]];
-        double miss = (double)target[r] - value;
+        double miss = (double)target[r] - (double)f->code.gain * f->table[windows[r]];
         double d = fmax(fabs((double)target[r]) - f->value_range, 0);
 
-        sum += miss * miss - d * d;
+        if (miss * miss - d * d >= f->hopeless)
+            return false;
     }
-    return sum <= PLAUSIBLE * distortion(&f->code) * n_rows;
+    return true;
 }
 
 static bool holds(const upg_viterbi_fast *f, uint32_t n_rows, const float *target)
@@ -369,7 +383,7 @@ static bool holds(const upg_viterbi_fast *f, uint32_t n_rows, const float *targe
 
     for (uint32_t r = 0; r < n_rows; r++)
         largest = fmaxf(largest, fabsf(target[r]));
-    return n_rows >= MIN_ROWS && (double)largest <= f->furthest;
+    return n_rows >= f->min_rows && (double)largest <= f->furthest;
 }
 
 bool upg_viterbi_fast_encode(upg_viterbi_fast *f, uint32_t n_rows, const float *target,
@@ -391,5 +405,5 @@ bool upg_viterbi_fast_encode(upg_viterbi_fast *f, uint32_t n_rows, const float *
         }
     }
     settle(f, settled, n_rows, n_rows, least, target, windows);
-    return plausible(f, n_rows, target, windows);
+    return was_seeing(f, n_rows, target, windows);
 }

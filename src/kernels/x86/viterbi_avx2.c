@@ -3,6 +3,7 @@
  * The same order of work as viterbi_avx512.c; the 8 accumulators and the constants of the inner
  * loop just fit 16 registers. */
 #include <immintrin.h>
+#include <math.h>
 #include <stdbool.h>
 
 #include "kernels/viterbi_steps.h"
@@ -182,4 +183,43 @@ uint32_t upg_viterbi_fast_survivor_avx2(const upg_fast_row *row, const int16_t *
         }
     }
     return best;
+}
+
+/* Eight choices, one in each 32-bit lane, as bytes. */
+static inline void store_choices(__m256i winner, uint8_t *choice)
+{
+    __m128i words =
+        _mm_packus_epi32(_mm256_castsi256_si128(winner), _mm256_extracti128_si256(winner, 1));
+
+    _mm_storel_epi64((__m128i *)choice, _mm_packus_epi16(words, words));
+}
+
+void upg_viterbi_exact_step_avx2(const upg_trellis_row *row, const float *metric,
+                                 const float *values, float target, float weight, float *next,
+                                 uint8_t *choice)
+{
+    const uint32_t n_states = 1u << (row->length - row->k_next);
+    const __m256   x = _mm256_set1_ps(target), by = _mm256_set1_ps(weight);
+    const __m256i  lane =
+        _mm256_srli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), (int)row->k_now);
+
+    for (uint32_t n = 0; n < n_states; n += 8) { /* at least 8: L ≥ 8, k ≤ 5 */
+        __m256  least = _mm256_set1_ps(INFINITY);
+        __m256i winner = _mm256_setzero_si256();
+
+        for (uint32_t a = 0; a < 1u << row->k_next; a++) {
+            uint32_t window = a * n_states | n;
+            __m256   miss = _mm256_sub_ps(x, _mm256_load_ps(values + window));
+            __m256   m = _mm256_loadu_ps(metric + (window >> row->k_now)), cost, less;
+
+            m = _mm256_permutevar8x32_ps(m, lane);
+            cost = _mm256_add_ps(m, _mm256_mul_ps(_mm256_mul_ps(miss, miss), by));
+            less = _mm256_cmp_ps(cost, least, _CMP_LT_OQ);
+            least = _mm256_blendv_ps(least, cost, less);
+            winner =
+                _mm256_blendv_epi8(winner, _mm256_set1_epi32((int)a), _mm256_castps_si256(less));
+        }
+        _mm256_store_ps(next + n, least);
+        store_choices(winner, choice + n);
+    }
 }
