@@ -64,12 +64,13 @@ static void check_prompt(const chat *c, const char *name, bool generate, const j
 static void check_chat(const upg_tokenizer *tokenizer, const json_t *c)
 {
     const char *name = json_string_value(json_object_get(c, "name"));
-    chat        chat = { .tokenizer = tokenizer };
+    chat        conversation = { .tokenizer = tokenizer };
 
     name = name != NULL ? name : "chat";
-    read_messages(json_object_get(c, "messages"), &chat);
-    check_prompt(&chat, name, true, json_object_get(c, "text_gen"), json_object_get(c, "ids_gen"));
-    check_prompt(&chat, name, false, json_object_get(c, "text_nogen"),
+    read_messages(json_object_get(c, "messages"), &conversation);
+    check_prompt(&conversation, name, true, json_object_get(c, "text_gen"),
+                 json_object_get(c, "ids_gen"));
+    check_prompt(&conversation, name, false, json_object_get(c, "text_nogen"),
                  json_object_get(c, "ids_nogen"));
 }
 
