@@ -1,6 +1,8 @@
 /* viterbi_scalar.c: one row of the encoder as plain loops. */
 #include "kernels/viterbi_steps.h"
 
+#include <assert.h>
+
 void upg_viterbi_exact_step_scalar(const upg_trellis_row *row, const float *metric,
                                    const float *values, float target, float weight, float *next,
                                    uint8_t *choice)
@@ -43,6 +45,7 @@ static void fast_states(const upg_fast_row *row, const int16_t *metric,
         }
         if (row->split > 0)
             square = row->square[l < half ? l : 2 * half - 1 - l];
+        assert(least >= INT16_MIN && least + square <= INT16_MAX); /* the SIMD forms would wrap */
         next[l] = (int16_t)(least + square);
     }
 }
