@@ -10,11 +10,11 @@
 #include "signals.h"
 
 typedef struct compress_args {
-    const char *output, *evaluation, *device;
+    const char *output, *calibration;
     double      bpw;
     uint32_t    threads;
     uint64_t    max_memory, seed;
-    bool        force, json, plan, quiet;
+    bool        force, json, plan, quiet, no_calibration, independent;
 } compress_args;
 
 static const cli_option options[] = {
@@ -37,11 +37,19 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, force),
       .help = "replaces FILE if it exists" },
-    { .name = "eval",
+    { .name = "calibration",
       .type = CLI_TEXT,
       .argument = "TEXTFILE",
-      .offset = offsetof(compress_args, evaluation),
-      .help = "measures the quality on this text and stores it in FILE" },
+      .offset = offsetof(compress_args, calibration),
+      .help = "text to calibrate on; default: the one that ships with upg" },
+    { .name = "no-calibration",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, no_calibration),
+      .help = "rounds to nearest instead: faster, and worse" },
+    { .name = "independent",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, independent),
+      .help = "calibrates every layer on the unquantised model alone" },
     { .name = "plan",
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, plan),
@@ -55,11 +63,6 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, json),
       .help = "the last line on standard output is a JSON object" },
-    { .name = "device",
-      .type = CLI_TEXT,
-      .argument = "DEVICE",
-      .offset = offsetof(compress_args, device),
-      .help = "where to compute: cpu, cuda:0, ...; default: the best there\nis" },
     { .name = "threads",
       .letter = 't',
       .type = CLI_U32,
@@ -157,8 +160,8 @@ static int run(const cli_command *command, int argc, char **argv)
         return cli_usage(command, "the output is missing: -o FILE");
     cli_progress_init(&progress, args.quiet);
     how.bits_per_parameter = args.bpw;
-    how.evaluation = args.evaluation;
-    how.device = args.device;
+    how.calibration = args.no_calibration ? "" : args.calibration;
+    how.independent = args.independent;
     how.threads = args.threads;
     how.max_memory = args.max_memory;
     how.seed = args.seed;
