@@ -115,6 +115,38 @@ static void refuses_by_name(void **state)
     }
 }
 
+/* Where case is ignored, U+017F equals s and U+212A equals k; both are letters everywhere. */
+static void folds_beyond_ascii(void **state)
+{
+    static const struct {
+        const char *expression, *text;
+        int         found;
+    } cases[] = { { "(?i:'s)", "'\xC5\xBF", 1 },      { "'s", "'\xC5\xBF", 0 },
+                  { "(?i:K)", "\xE2\x84\xAA", 1 },    { "(?i:[j-l])", "\xE2\x84\xAA", 1 },
+                  { "(?i:[^k])", "\xE2\x84\xAA", 0 }, { "k", "\xE2\x84\xAA", 0 },
+                  { "(?i:a)", "\xC5\xBF", 0 },        { "\\p{L}", "\xC5\xBF", 1 },
+                  { "\\p{L}", "\xE2\x84\xAA", 1 },    { "\\P{L}", "\xE2\x84\xAA", 0 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        upg_pattern pattern;
+        upg_matcher matcher;
+        uint8_t     classes[8];
+        size_t      n, begin, end;
+
+        assert_int_equal(
+            upg_pattern_init(&pattern, cases[i].expression, strlen(cases[i].expression), NULL),
+            UPG_OK);
+        assert_int_equal(upg_matcher_init(&matcher, &pattern, NULL), UPG_OK);
+        n = upg_pattern_classify((const uint8_t *)cases[i].text, strlen(cases[i].text), classes);
+        upg_matcher_limit(&matcher, n);
+        if (upg_pattern_match(&pattern, &matcher, classes, n, 0, &begin, &end) != cases[i].found)
+            fail_msg("%s in case %zu", cases[i].expression, i);
+        upg_matcher_deinit(&matcher);
+        upg_pattern_deinit(&pattern);
+    }
+}
+
 /* Where PCRE2 can make machine code, it has to. */
 static void jit_is_used(void **state)
 {
@@ -132,9 +164,8 @@ static void jit_is_used(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(splits),
-        cmocka_unit_test(splits_by_known_patterns),
-        cmocka_unit_test(refuses_by_name),
+        cmocka_unit_test(splits),          cmocka_unit_test(splits_by_known_patterns),
+        cmocka_unit_test(refuses_by_name), cmocka_unit_test(folds_beyond_ascii),
         cmocka_unit_test(jit_is_used),
     };
 

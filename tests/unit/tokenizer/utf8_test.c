@@ -151,6 +151,35 @@ static void gate_ignores_cuts(void **state)
     }
 }
 
+/* ED A0 … ED BF wait for the next byte, as in the reference's incremental decoder; what is
+ * ill-formed otherwise is replaced at once. */
+static void gate_waits_for_a_whole_surrogate(void **state)
+{
+    static const struct {
+        const char *bytes;
+        size_t      given[3]; /* bytes out after each byte in */
+    } cases[] = { { "\xED\xA0\x80", { 0, 0, 9 } },
+                  { "\xED\xBF\x41", { 0, 0, 7 } },
+                  { "\xE0\x80\x41", { 0, 6, 1 } },
+                  { "\xF4\x90\x41", { 0, 6, 1 } },
+                  { "\xE4\xB8\x41", { 0, 0, 4 } } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        upg_utf8_gate gate = { 0 };
+
+        for (size_t k = 0; k < 3; k++) {
+            upg_buffer out;
+
+            upg_buffer_init(&out, 100);
+            assert_int_equal(
+                upg_utf8_gate_push(&gate, (const uint8_t *)cases[i].bytes + k, 1, &out, NULL), 0);
+            assert_int_equal(out.size, cases[i].given[k]);
+            upg_buffer_deinit(&out);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,6 +187,7 @@ int main(void)
         cmocka_unit_test(first_bad_byte),
         cmocka_unit_test(gate_replaces_maximal_subparts),
         cmocka_unit_test(gate_ignores_cuts),
+        cmocka_unit_test(gate_waits_for_a_whole_surrogate),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
