@@ -51,3 +51,14 @@ upg_layer(backend USES upg_program upg_kernels)
 upg_layer(compress USES upg_backend upg_tokenizer LIBS PkgConfig::OPENBLAS)
 upg_layer(runtime USES upg_backend upg_tokenizer)
 upg_layer(api USES upg_compress upg_runtime)
+
+# The default calibration text as a C array.
+set(calibration_text ${PROJECT_SOURCE_DIR}/data/calibration/default.txt)
+set(calibration_array ${CMAKE_BINARY_DIR}/default_calibration.c)
+set(calibration_script ${PROJECT_SOURCE_DIR}/cmake/embed_file.cmake)
+add_custom_command(OUTPUT ${calibration_array} DEPENDS ${calibration_text} ${calibration_script}
+                   COMMAND ${CMAKE_COMMAND} -DINPUT=${calibration_text}
+                           -DOUTPUT=${calibration_array} -DNAME=upg_default_calibration
+                           -DHEADER=compress/default_calibration.h -P ${calibration_script}
+                   COMMENT "Embedding the calibration text" VERBATIM)
+target_sources(upg_compress PRIVATE ${calibration_array})
