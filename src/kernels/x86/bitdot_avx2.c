@@ -2,11 +2,12 @@
  *
  * A PSHUFB uses one table for the 16 bytes of a lane, so bytes of equal position come together
  * first: a 4×4 transposition in registers. Sums of four int8 take two bytes, looked up apart and
- * unpacked into words. About 72 instructions for 128 bytes of code. */
+ * unpacked into words. About 72 instructions for 128 bytes of code: 17 GB/s from L2 on a Zen 4
+ * core. Prefetching as in bitdot_avx512.c. */
 #include "kernels/x86/bitdot_tables.h"
 #include "kernels/x86/codec_x86.h"
 
-enum { SHIFT = 8, AHEAD_BYTES = 2048 };
+enum { SHIFT = 8, AHEAD_BYTES = 16384 };
 /* Groups until the 16-bit sums are spilled: each adds at most 8 · 1024. */
 enum { GROUPS_IN_16_BITS = 7 };
 
@@ -77,9 +78,9 @@ static inline __attribute__((always_inline)) void bitdot(const int full, size_t 
         for (int i = 0; i < 4; i++)
             v[i] = i < 2 || full ? _mm256_load_si256((const __m256i *)(code + 8 * i))
                                  : _mm256_setzero_si256();
-        _mm_prefetch((const char *)code + AHEAD_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)code + AHEAD_BYTES, _MM_HINT_T1);
         if (full)
-            _mm_prefetch((const char *)code + AHEAD_BYTES + 64, _MM_HINT_T0);
+            _mm_prefetch((const char *)code + AHEAD_BYTES + 64, _MM_HINT_T1);
         bytes_together(v);
         for (int c = 0; c < 4; c++) {
             look_up(_mm256_and_si256(v[c], nibble), table + 16 * c, sum16);
