@@ -1,11 +1,12 @@
 /* codec_bench: the coded matrices' kernels beside what the machine allows, measured in the same
  * run.
  *
- *   codec_bench [encode|bitdot|gemm|mse]…     (all of them when none is named)
+ *   codec_bench [mse|encode|bitdot|gemm|decode]…     (all of them when none is named)
  *
  * encode  million weights a second and core, each rate, arithmetic and ISA
  * bitdot  GB/s of code beside plain reads of the same memory, on 1 and 2 threads
  * gemm    int16 multiply-adds beside the peak of the instruction it uses
+ * decode  weights to int16 and inputs rotated, each from L2
  * mse     squared error on unit Gaussians */
 #include <math.h>
 #include <stdbool.h>
@@ -374,6 +375,55 @@ static void bench_gemm(void)
     upg_free(y);
 }
 
+/* ---- decode, rotation ---- */
+
+static void decode_on(uint32_t flags, const upg_band *band, uint32_t n_cols, int16_t *v, float *x)
+{
+    enum { INPUTS = 5120 };
+    upg_kernels k;
+    double      decoded[RUNS], rotated[RUNS];
+    spread      d, r;
+
+    upg_kernels_select(flags, &k);
+    for (int run = 0; run < RUNS; run++) {
+        uint64_t start = thread_ns();
+
+        for (uint32_t group = 0; group < upg_group_count(n_cols); group++)
+            k.decode_group(band, n_cols, group, 0, band->n_rows, v + 32 * group, n_cols);
+        decoded[run] = (double)band->n_rows * n_cols / thread_seconds_since(start) * 1e-9;
+        start = thread_ns();
+        for (int n = 0; n < 100; n++)
+            k.hadamard(INPUTS, UPG_ROTATION_MAX_BLOCK, x);
+        rotated[run] = thread_seconds_since(start) * 1e4;
+    }
+    d = spread_of(decoded, RUNS), r = spread_of(rotated, RUNS);
+    printf("  %-11s  decode %5.2f (… %.2f) G weights/s   Hadamard of %d inputs %.2f (%.2f …) us\n",
+           k.name, d.median, d.high, INPUTS, r.median, r.low);
+}
+
+static void bench_decode(void)
+{
+    enum { ROWS = 64, COLUMNS = 2048 };
+    upg_band  band = { .code = *upg_code_find(6, 12), .n_rows = ROWS };
+    uint32_t *bits;
+    int16_t  *v = upg_alloc_aligned((size_t)ROWS * COLUMNS * sizeof *v, NULL);
+    float    *x = gaussians(5120);
+
+    band.n_binary = (uint32_t)upg_code_binary_rows(&band.code, ROWS);
+    bits = upg_alloc_aligned(upg_band_words(band.n_binary, COLUMNS) * sizeof *bits, NULL);
+    if (bits != NULL && v != NULL && x != NULL) {
+        for (uint64_t i = 0; i < upg_band_words(band.n_binary, COLUMNS); i++)
+            bits[i] = (uint32_t)upg_random_u64(6, i);
+        band.bits = bits;
+        printf("decode of %d rows at 3 bits, rotation: median (best) of %d\n", ROWS, RUNS);
+        for (size_t isa = 0; isa < ISA_COUNT; isa++)
+            decode_on(upg_cpu_flags() & isa_masks[isa], &band, COLUMNS, v, x);
+    }
+    upg_free(bits);
+    upg_free(v);
+    upg_free(x);
+}
+
 static bool wanted(int argc, char **argv, const char *name)
 {
     for (int i = 1; i < argc; i++)
@@ -397,5 +447,7 @@ int main(int argc, char **argv)
         bench_bitdot();
     if (wanted(argc, argv, "gemm"))
         bench_gemm();
+    if (wanted(argc, argv, "decode"))
+        bench_decode();
     return 0;
 }
