@@ -137,7 +137,7 @@ static upg_status time_decode(upg_session *session, const upg_token *tokens, uin
         st = upg_decode(&session, 1, &step, err);
         if (st == UPG_OK && step.status != UPG_OK)
             st = cli_error(err, step.status, "after %" PRIu32 " of %" PRIu32 " tokens: %s", i, n,
-                           upg_status_text(step.status));
+                           upg_session_message(session));
     }
     *rate = n / (cli_now_s() - start);
     return st;

@@ -165,10 +165,11 @@ static int run(const cli_command *command, int argc, char **argv)
     cli_progress_init(&progress, args.model.quiet);
     st = cli_open_model(parsed.operands[0], &args.model, &progress, &model, &err);
     if (st == UPG_OK)
+        st = cli_need_tokenizer(parsed.operands[0], model, &c.conversation.tokenizer, &err);
+    if (st == UPG_OK)
         st = cli_open_session(model, &args.sampling, &parsed, &c.conversation.session,
                               &c.conversation.context, &c.sampling, &err);
     if (st == UPG_OK) {
-        c.conversation.tokenizer = upg_model_tokenizer(model);
         c.conversation.flags = args.special ? UPG_TOK_SPECIAL : 0;
         c.interactive = args.messages.count == 0 && isatty(STDIN_FILENO);
         st = start(&c, &err);

@@ -6,6 +6,7 @@
 
 #include "command.h"
 #include "progress_bar.h"
+#include "quality.h"
 #include "report.h"
 #include "signals.h"
 
@@ -110,12 +111,12 @@ static int print_table(const cli_command *command, const char *path, const char 
     printf("  whole file        %.4f bits per parameter\n",
            number_of(object, "bits_per_parameter"));
     printf("  against fp32      %.2f : 1\n", number_of(object, "ratio_fp32"));
-    printf("  against checkpoint %.2f : 1 (as shipped)\n", number_of(object, "ratio_source"));
+    printf("  against source    %.2f : 1 (as shipped)\n", number_of(object, "ratio_source"));
     printf("  time              %.1f s\n", number_of(object, "seconds"));
     json_decref(object);
     if (upg_model_open(path, NULL, &model, &err) == UPG_OK &&
         upg_model_describe(model, &info, &err) == UPG_OK && info.quality_json[0])
-        printf("  measured quality  %s\n", info.quality_json);
+        cli_print_quality(info.quality_json);
     upg_model_close(model);
     return cli_finish_output();
 }
@@ -158,6 +159,11 @@ static int run(const cli_command *command, int argc, char **argv)
         return exit_code;
     if (!args.output)
         return cli_usage(command, "the output is missing: -o FILE");
+    if (args.no_calibration && (args.calibration || args.independent))
+        return cli_usage(command,
+                         "--no-calibration goes with neither --calibration nor --independent");
+    if (args.calibration && !args.calibration[0])
+        return cli_usage(command, "--calibration \"\": no file name");
     cli_progress_init(&progress, args.quiet);
     how.bits_per_parameter = args.bpw;
     how.calibration = args.no_calibration ? "" : args.calibration;

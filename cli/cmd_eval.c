@@ -65,16 +65,18 @@ typedef struct token_list {
     uint32_t   window;
 } token_list;
 
-static upg_status tokens_of_text(const eval_args *args, const upg_model *model, token_list *list,
-                                 upg_error *err)
+static upg_status tokens_of_text(const eval_args *args, const char *path, const upg_model *model,
+                                 token_list *list, upg_error *err)
 {
-    cli_bytes  file;
-    upg_status st = cli_file_read(args->text, file_bytes_max, &file, err);
+    const upg_tokenizer *tokenizer;
+    cli_bytes            file;
+    upg_status           st = cli_need_tokenizer(path, model, &tokenizer, err);
 
+    if (st == UPG_OK)
+        st = cli_file_read(args->text, file_bytes_max, &file, err);
     if (st != UPG_OK)
         return st;
-    st = cli_tokens_of(upg_model_tokenizer(model), file.data, file.size, 0, &list->tokens, &list->n,
-                       err);
+    st = cli_tokens_of(tokenizer, file.data, file.size, 0, &list->tokens, &list->n, err);
     if (st == UPG_E_DATA) {
         upg_error inner = *err;
 
@@ -186,7 +188,7 @@ static int run(const cli_command *command, int argc, char **argv)
     if (st == UPG_OK && args.against)
         st = cli_open_model(args.against, &args.model, &progress, &against, &err);
     if (st == UPG_OK)
-        st = args.text ? tokens_of_text(&args, model, &list, &err)
+        st = args.text ? tokens_of_text(&args, parsed.operands[0], model, &list, &err)
                        : tokens_of_ids(&args, &list, &err);
     if (st == UPG_OK && list.n < list.window)
         st = cli_error(&err, UPG_E_DATA, "%s: %zu tokens are less than one window of %" PRIu32,

@@ -6,6 +6,7 @@
 
 #include "command.h"
 #include "generate.h"
+#include "quality.h"
 #include "report.h"
 
 typedef struct inspect_args {
@@ -84,8 +85,7 @@ static upg_status print_table(const upg_model *model, const upg_model_info *info
     printf("against fp32        %.2f : 1\n", info->ratio_fp32);
     printf("against checkpoint  %.2f : 1 (%s as shipped)\n", info->ratio_source,
            cli_size_text(info->source_bytes, source));
-    printf("measured quality    %s\n",
-           info->quality_json && info->quality_json[0] ? info->quality_json : "none in the file");
+    cli_print_quality(info->quality_json);
     return st;
 }
 

@@ -51,8 +51,8 @@ static const cli_option options[] = {
     { 0 },
 };
 
-static upg_status read_prompt(const run_args *args, const upg_model *model, upg_token **tokens,
-                              size_t *n, upg_error *err)
+static upg_status read_prompt(const run_args *args, const upg_tokenizer *tokenizer,
+                              upg_token **tokens, size_t *n, upg_error *err)
 {
     cli_bytes   file = { 0 };
     const char *text = args->prompt;
@@ -66,7 +66,7 @@ static upg_status read_prompt(const run_args *args, const upg_model *model, upg_
         size = file.size;
     }
     if (st == UPG_OK)
-        st = cli_tokens_of(upg_model_tokenizer(model), text, size, flags, tokens, n, err);
+        st = cli_tokens_of(tokenizer, text, size, flags, tokens, n, err);
     if (st == UPG_OK && *n == 0)
         st = cli_error(err, UPG_E_DATA, "the prompt is empty");
     free(file.data);
@@ -91,19 +91,20 @@ static int exit_of(const cli_command *command, const cli_generated *generated, u
 
 static int run(const cli_command *command, int argc, char **argv)
 {
-    run_args      args = { .tokens = TOKENS_DEFAULT };
-    cli_parsed    parsed;
-    cli_progress  progress;
-    upg_error     err;
-    upg_sampling  sampling;
-    upg_model    *model = NULL;
-    upg_session  *session = NULL;
-    upg_token    *tokens = NULL;
-    cli_generated generated = { 0 };
-    size_t        n = 0;
-    uint32_t      context = 0;
-    upg_status    st;
-    int           exit_code = cli_parse(command, argc, argv, &args, &parsed);
+    run_args             args = { .tokens = TOKENS_DEFAULT };
+    cli_parsed           parsed;
+    cli_progress         progress;
+    upg_error            err;
+    upg_sampling         sampling;
+    upg_model           *model = NULL;
+    upg_session         *session = NULL;
+    const upg_tokenizer *tokenizer = NULL;
+    upg_token           *tokens = NULL;
+    cli_generated        generated = { 0 };
+    size_t               n = 0;
+    uint32_t             context = 0;
+    upg_status           st;
+    int                  exit_code = cli_parse(command, argc, argv, &args, &parsed);
 
     if (exit_code >= 0)
         return exit_code;
@@ -112,14 +113,16 @@ static int run(const cli_command *command, int argc, char **argv)
     cli_progress_init(&progress, args.model.quiet);
     st = cli_open_model(parsed.operands[0], &args.model, &progress, &model, &err);
     if (st == UPG_OK)
-        st = read_prompt(&args, model, &tokens, &n, &err);
+        st = cli_need_tokenizer(parsed.operands[0], model, &tokenizer, &err);
+    if (st == UPG_OK)
+        st = read_prompt(&args, tokenizer, &tokens, &n, &err);
     if (st == UPG_OK)
         st = cli_open_session(model, &args.sampling, &parsed, &session, &context, &sampling, &err);
     if (st == UPG_OK)
         st = cli_check_context("prompt", n, context, &err);
     if (st == UPG_OK)
-        st = cli_generate(session, upg_model_tokenizer(model), &args.sampling.stops, args.special,
-                          tokens, n, args.tokens, &generated, &err);
+        st = cli_generate(session, tokenizer, &args.sampling.stops, args.special, tokens, n,
+                          args.tokens, &generated, &err);
     if (generated.text_bytes > 0 && isatty(STDOUT_FILENO))
         putchar('\n');
     if (st == UPG_OK && !args.model.quiet)

@@ -49,7 +49,7 @@ static int run(const cli_command *command, int argc, char **argv)
         printf("%s: damaged: first bad chunk at byte %" PRIu64 ": %s\n", parsed.operands[0],
                bad_offset, err.message);
     else if (st == UPG_OK)
-        printf("%s: whole\n", parsed.operands[0]);
+        printf("%s: every checksum matches\n", parsed.operands[0]);
     else
         return cli_report(command, st, &err);
     exit_code = cli_finish_output();

@@ -1,7 +1,6 @@
 /* conversation.c: turns of a chat over one session, by rewinding to the common prefix. */
 #include "conversation.h"
 
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,7 +35,7 @@ upg_status cli_conversation_add(cli_conversation *chat, const char *role, const 
 void cli_conversation_pop(cli_conversation *chat)
 {
     if (chat->n_messages > 0)
-        free((void *)(uintptr_t)chat->messages[--chat->n_messages].text);
+        free((char *)chat->messages[--chat->n_messages].text); /* ours: add() made it */
 }
 
 static upg_status render(const cli_conversation *chat, upg_token **tokens, size_t *n,
@@ -88,7 +87,7 @@ static upg_status hold(cli_conversation *chat, const upg_token *tokens, size_t n
         chat->held_cap = need;
     }
     memcpy(chat->held, tokens, n * sizeof *tokens);
-    if (generated->n_tokens > 0)
+    if (generated->tokens)
         memcpy(chat->held + n, generated->tokens, generated->n_tokens * sizeof *tokens);
     /* A cancelled prefill took only some of them. */
     chat->n_held = upg_session_length(chat->session);

@@ -113,12 +113,6 @@ const cli_option cli_sampling_options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(cli_sampling_args, kv_int8),
       .help = "keys and values in 8 bits: half the memory" },
-    { .name = "draft",
-      .type = CLI_U32,
-      .argument = "N",
-      .offset = offsetof(cli_sampling_args, draft),
-      .max = 7,
-      .help = "guesses N tokens by looking back; same text; 0 = off" },
     { 0 },
 };
 
@@ -145,6 +139,15 @@ upg_status cli_open_model(const char *path, const cli_model_args *args, cli_prog
 
     cli_progress_close(progress);
     return st;
+}
+
+upg_status cli_need_tokenizer(const char *path, const upg_model *model,
+                              const upg_tokenizer **tokenizer, upg_error *err)
+{
+    *tokenizer = upg_model_tokenizer(model);
+    if (*tokenizer)
+        return UPG_OK;
+    return cli_error(err, UPG_E_NOT_FOUND, "%s: the model has no tokenizer.json", path);
 }
 
 /* What is on the command line goes before the model's own file. */
@@ -175,7 +178,6 @@ upg_status cli_open_session(upg_model *model, const cli_sampling_args *args,
 {
     upg_session_options options = { .struct_size = sizeof options,
                                     .context_tokens = args->context,
-                                    .draft_tokens = args->draft,
                                     .kv_int8 = args->kv_int8,
                                     .shift_when_full = args->shift };
     upg_model_info      info = { .struct_size = sizeof info };
@@ -275,7 +277,7 @@ static upg_status generate_step(upg_session *session, upg_stream *stream, bool *
         out->ending = step.status == UPG_E_CONTEXT ? CLI_END_CONTEXT : CLI_END_CANCELLED;
         if (step.status == UPG_E_CONTEXT || step.status == UPG_E_CANCELLED)
             return UPG_OK;
-        return cli_error(err, step.status, "%s", upg_status_text(step.status));
+        return cli_error(err, step.status, "%.480s", upg_session_message(session));
     }
     if (st == UPG_OK)
         st = keep_token(out, step.token, err);

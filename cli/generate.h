@@ -26,6 +26,10 @@ extern const cli_option cli_model_options[];
 upg_status cli_open_model(const char *path, const cli_model_args *args, cli_progress *progress,
                           upg_model **model, upg_error *err);
 
+/** The model's tokenizer, borrowed. Errors: E_NOT_FOUND when the checkpoint has none. */
+upg_status cli_need_tokenizer(const char *path, const upg_model *model,
+                              const upg_tokenizer **tokenizer, upg_error *err);
+
 /* ---- sampling ---------------------------------------------------------------------------------
  */
 typedef struct cli_sampling_args {
@@ -34,7 +38,7 @@ typedef struct cli_sampling_args {
     uint64_t seed;
     cli_list stops;
     bool     shift, kv_int8;
-    uint32_t context, draft;
+    uint32_t context;
 } cli_sampling_args;
 
 /** Rows of an option table, for a cli_sampling_args. */

@@ -232,7 +232,7 @@ upg_status cli_ids_parse(const char *name, const uint8_t *bytes, size_t size, cl
         st = check_header(name, &h, size - (size_t)(data - bytes), array, &width, err);
     if (st == UPG_OK && !(array->tokens = malloc((array->n + 1) * sizeof *array->tokens)))
         st = cli_error(err, UPG_E_NOMEM, "%s: no memory for %zu tokens", name, array->n);
-    if (st != UPG_OK) {
+    if (st != UPG_OK || !array->tokens) {
         *array = (cli_ids) { 0 };
         return st;
     }

@@ -2,7 +2,6 @@
 #include "line_editor.h"
 
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -31,7 +30,7 @@ static char *prompt_of(EditLine *edit)
     cli_editor *editor = NULL;
 
     el_get(edit, EL_CLIENTDATA, &editor);
-    return (char *)(uintptr_t)editor->prompt; /* libedit does not write to it */
+    return (char *)editor->prompt; /* libedit does not write to it */
 }
 
 static void open_edit(cli_editor *editor)
