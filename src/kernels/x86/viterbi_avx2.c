@@ -9,13 +9,15 @@
 #include "kernels/viterbi_steps.h"
 
 /* Lane i of 16 takes word i >> repeat of 8 words that lie in both halves. */
-static __m256i source_bytes(uint32_t repeat)
+static inline __m256i source_bytes(uint32_t repeat)
 {
-    _Alignas(32) uint8_t from[32];
+    const __m256i lane = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m256i word = _mm256_and_si256(_mm256_srl_epi16(lane, _mm_cvtsi32_si128((int)repeat)),
+                                          _mm256_set1_epi16(7));
 
-    for (uint32_t i = 0; i < 32; i++)
-        from[i] = (uint8_t)((i / 2 >> repeat) % 8 * 2 + i % 2);
-    return _mm256_load_si256((const __m256i *)from);
+    /* bytes 2·word and 2·word + 1 */
+    return _mm256_add_epi16(_mm256_mullo_epi16(word, _mm256_set1_epi16(0x0202)),
+                            _mm256_set1_epi16(0x0100));
 }
 
 /* v[l] lane h becomes the element h · 2^split + l of the run at out. Perfect shuffles inside each

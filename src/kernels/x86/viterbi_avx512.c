@@ -15,16 +15,17 @@ typedef struct lanes {
     __m512i low, high;
 } lanes;
 
-static lanes make_lanes(uint32_t repeat)
+static inline lanes make_lanes(uint32_t repeat)
 {
-    _Alignas(64) uint16_t source[32], low[32], high[32];
+    static const _Alignas(64)
+        uint16_t  number[32] = { 0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31 };
+    const __m512i lane = _mm512_load_si512(number);
+    const __m512i second = _mm512_slli_epi16(_mm512_and_si512(lane, _mm512_set1_epi16(1)), 5);
+    const __m512i low = _mm512_or_si512(_mm512_srli_epi16(lane, 1), second);
 
-    for (uint32_t i = 0; i < 32; i++) {
-        source[i] = (uint16_t)(i >> repeat);
-        low[i] = (uint16_t)(i / 2 + i % 2 * 32);
-        high[i] = (uint16_t)(i / 2 + 16 + i % 2 * 32);
-    }
-    return (lanes) { _mm512_load_si512(source), _mm512_load_si512(low), _mm512_load_si512(high) };
+    return (lanes) { _mm512_srl_epi16(lane, _mm_cvtsi32_si128((int)repeat)), low,
+                     _mm512_add_epi16(low, _mm512_set1_epi16(16)) };
 }
 
 /* v[l] lane h becomes the element h · 2^split + l of the run. Each pass is a perfect shuffle of the
