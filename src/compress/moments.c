@@ -129,6 +129,15 @@ static void update_tile(void *context, size_t item, uint32_t worker)
                     1.0, tile_at(c, i, j), (int)c->width);
 }
 
+/* Not every LAPACK tells that a pivot was NaN. */
+static bool pivots_finite(const double *tile, int n, int stride)
+{
+    for (int i = 0; i < n; i++)
+        if (!isfinite(tile[(size_t)i * (size_t)stride + (size_t)i]))
+            return false;
+    return true;
+}
+
 /* True when the matrix was positive definite. */
 static bool factor_in_place(cholesky *c, upg_pool *pool)
 {
@@ -137,7 +146,7 @@ static bool factor_in_place(cholesky *c, upg_pool *pool)
         size_t left = c->tiles - c->step - 1;
 
         dpotrf_("U", &n, tile_at(c, c->step, c->step), &lda, &info); /* row-major lower */
-        if (info != 0)
+        if (info != 0 || !pivots_finite(tile_at(c, c->step, c->step), n, lda))
             return false;
         upg_pool_run(pool, left, solve_panel, c);
         upg_pool_run(pool, left * left, update_tile, c);
