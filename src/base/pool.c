@@ -1,8 +1,16 @@
-/* pool.c: workers spin briefly for the next generation, then sleep on a condition variable.
+/* pool.c: workers claim items from one ticket, spin briefly for the next run, then sleep.
  *
- * A run is: publish the job, bump `generation` (release), work on it, wait until `active` is 0.
- * Each worker: sees the new generation (acquire), claims items by fetch_add on `next`, and takes
- * itself off `active` (release; pairs with the caller's acquire). */
+ * The ticket holds the run's number (high half) and how many of its items are left (low half), so
+ * that claiming one is a compare-and-swap that cannot succeed for a run that is over. A run ends
+ * when all its items are done, not when all workers have noticed it: a worker that another process
+ * keeps off its core costs nothing while it holds no item.
+ *
+ *   caller   writes the job, stores the ticket, works, waits until `finished` = n_items
+ *   worker   sees items left, claims, runs, adds what it did to `finished` when none is left
+ *
+ * The job's fields are stable while an item is claimed and not counted as finished.
+ * Sleeping follows Dekker: each side announces itself and then looks at what the other one wrote
+ * (sequentially consistent), so that one of them sees the other. */
 #include "base/pool.h"
 
 #include <pthread.h>
@@ -21,7 +29,7 @@
 #define SPIN_HINT() ((void)0)
 #endif
 
-/* About 20 µs on a 3 GHz core: longer than the gap between two ops of a token, shorter than what a
+/* About 30 µs on a 3 GHz core: longer than the gap between two ops of a token, shorter than what a
  * user would notice as load. */
 #define SPIN_ROUNDS 2000
 
@@ -32,75 +40,136 @@ typedef struct worker {
 } worker;
 
 struct upg_pool {
-    uint32_t        n_threads; /* the caller included */
-    uint32_t        n_started;
-    worker         *workers; /* [n_threads - 1] */
-    pthread_mutex_t lock;    /* guards sleeping only */
-    pthread_cond_t  wake, done;
-    atomic_uint     generation;
-    atomic_uint     active; /* workers still in this run */
-    atomic_bool     stop;
-    atomic_size_t   next;
-    size_t          n_items;
+    uint32_t             n_threads; /* the caller included */
+    uint32_t             n_started;
+    worker              *workers; /* [n_threads - 1] */
+    pthread_mutex_t      lock;    /* guards sleeping only */
+    pthread_cond_t       wake, done;
+    atomic_uint          sleepers; /* workers that sleep or are about to */
+    atomic_bool          caller_waits;
+    atomic_bool          stop;
+    uint8_t              pad[64]; /* what follows is written by every claim */
+    atomic_uint_fast64_t ticket;
+    atomic_uint          finished; /* items of this run */
+    /* the job */
+    size_t   first;
+    uint32_t n_items;
     void (*run)(void *, size_t, uint32_t);
     void *context;
 };
 
-static void work(upg_pool *pool, uint32_t index)
+static bool has_items(uint64_t ticket)
 {
-    size_t n_items = pool->n_items;
-
-    for (;;) {
-        size_t item = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
-
-        if (item >= n_items)
-            return;
-        pool->run(pool->context, item, index);
-    }
+    return (uint32_t)ticket != 0;
 }
 
-/* Waits for a generation other than `seen` and returns it. */
-static unsigned wait_generation(upg_pool *pool, unsigned seen)
+/* Takes one item; false when none is left. */
+static bool claim(upg_pool *pool, uint32_t *left)
+{
+    /* acquire; pairs with the store in start_run */
+    uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
+
+    while (has_items(ticket))
+        if (atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket - 1,
+                                                  memory_order_acquire, memory_order_acquire)) {
+            *left = (uint32_t)ticket;
+            return true;
+        }
+    return false;
+}
+
+static void wake_caller(upg_pool *pool)
+{
+    if (!atomic_load(&pool->caller_waits))
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_signal(&pool->done);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void work(upg_pool *pool, uint32_t index)
+{
+    uint32_t n_done = 0, n_items = 0, left;
+
+    while (claim(pool, &left)) {
+        n_items = pool->n_items;
+        pool->run(pool->context, pool->first + (n_items - left), index);
+        n_done++;
+    }
+    /* After the addition the job may change: n_items was read before. Pairs with wait_finished. */
+    if (n_done > 0 && atomic_fetch_add(&pool->finished, n_done) + n_done == n_items)
+        wake_caller(pool);
+}
+
+static bool may_go_on(upg_pool *pool)
+{
+    return has_items(atomic_load(&pool->ticket)) || atomic_load(&pool->stop);
+}
+
+static void wait_for_items(upg_pool *pool)
 {
     for (int i = 0; i < SPIN_ROUNDS; i++) {
-        unsigned now = atomic_load_explicit(&pool->generation, memory_order_acquire);
-
-        if (now != seen)
-            return now;
+        if (may_go_on(pool))
+            return;
         SPIN_HINT();
     }
     pthread_mutex_lock(&pool->lock);
-    while (atomic_load_explicit(&pool->generation, memory_order_acquire) == seen)
+    atomic_fetch_add(&pool->sleepers, 1);
+    while (!may_go_on(pool))
         pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->lock);
-    return atomic_load_explicit(&pool->generation, memory_order_acquire);
 }
 
 static void *worker_main(void *argument)
 {
     worker   *self = argument;
     upg_pool *pool = self->pool;
-    unsigned  seen = 0;
 
-    for (;;) {
-        seen = wait_generation(pool, seen);
-        if (atomic_load_explicit(&pool->stop, memory_order_relaxed))
-            return NULL;
+    while (!atomic_load(&pool->stop)) {
         work(pool, self->index);
-        if (atomic_fetch_sub_explicit(&pool->active, 1, memory_order_acq_rel) == 1) {
-            pthread_mutex_lock(&pool->lock);
-            pthread_cond_signal(&pool->done);
-            pthread_mutex_unlock(&pool->lock);
-        }
+        wait_for_items(pool);
     }
+    return NULL;
 }
 
-/* Publishes a new generation and wakes the sleepers. */
-static void announce(upg_pool *pool)
+static void wake_sleepers(upg_pool *pool)
 {
+    if (atomic_load(&pool->sleepers) == 0)
+        return;
     pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);
     pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* Publishes n items under the next run's number. */
+static void start_run(upg_pool *pool, uint32_t n)
+{
+    uint64_t number = (atomic_load_explicit(&pool->ticket, memory_order_relaxed) >> 32) + 1;
+
+    pool->n_items = n;
+    atomic_store_explicit(&pool->finished, 0, memory_order_relaxed);
+    atomic_store(&pool->ticket, number << 32 | n); /* pairs with claim */
+    wake_sleepers(pool);
+}
+
+static bool run_is_over(upg_pool *pool)
+{
+    return atomic_load(&pool->finished) == pool->n_items;
+}
+
+static void wait_finished(upg_pool *pool)
+{
+    for (int i = 0; i < SPIN_ROUNDS; i++) {
+        if (run_is_over(pool))
+            return;
+        SPIN_HINT();
+    }
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->caller_waits, true);
+    while (!run_is_over(pool))
+        pthread_cond_wait(&pool->done, &pool->lock);
+    atomic_store(&pool->caller_waits, false);
     pthread_mutex_unlock(&pool->lock);
 }
 
@@ -147,22 +216,16 @@ void upg_pool_run(upg_pool *pool, size_t n_items, void (*run)(void *, size_t, ui
             run(context, item, 0);
         return;
     }
-    pool->n_items = n_items;
     pool->run = run;
     pool->context = context;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool->active, pool->n_started, memory_order_relaxed);
-    announce(pool);
-    work(pool, 0);
-    for (int i = 0; i < SPIN_ROUNDS; i++) {
-        if (atomic_load_explicit(&pool->active, memory_order_acquire) == 0)
-            return;
-        SPIN_HINT();
+    for (size_t first = 0; first < n_items; first += pool->n_items) {
+        size_t left = n_items - first;
+
+        pool->first = first;
+        start_run(pool, left < UINT32_MAX ? (uint32_t)left : UINT32_MAX);
+        work(pool, 0);
+        wait_finished(pool);
     }
-    pthread_mutex_lock(&pool->lock);
-    while (atomic_load_explicit(&pool->active, memory_order_acquire) != 0)
-        pthread_cond_wait(&pool->done, &pool->lock);
-    pthread_mutex_unlock(&pool->lock);
 }
 
 uint32_t upg_pool_size(const upg_pool *pool)
@@ -176,7 +239,7 @@ void upg_pool_close(upg_pool *pool)
         return;
     if (pool->n_started > 0) {
         atomic_store(&pool->stop, true);
-        announce(pool);
+        wake_sleepers(pool);
         for (uint32_t i = 0; i < pool->n_started; i++)
             pthread_join(pool->workers[i].thread, NULL);
     }
