@@ -1,5 +1,4 @@
 /* evaluate_score.c: what the logits of one position say about the token that came. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,7 +60,7 @@ static int compare(const void *a, const void *b)
 
 double upg_percentile_99(double *values, size_t n)
 {
-    size_t rank = (size_t)ceil(0.99 * (double)n);
+    size_t rank = n - n / 100; /* the 0.99·n-th, rounded up */
 
     qsort(values, n, sizeof *values, compare);
     return n == 0 ? 0 : values[rank > 0 ? rank - 1 : 0];
