@@ -63,6 +63,19 @@ static upg_status code_for_errno(upg_status code, int os_errno)
     }
 }
 
+/* The system's text for an error number. strerror_r comes in two forms: GNU's returns the text,
+ * which need not be in the buffer, POSIX's returns 0 when it filled the buffer. */
+static const char *system_text(int os_errno, char *buffer, size_t cap)
+{
+#if defined(__GLIBC__) && defined(_GNU_SOURCE)
+    return strerror_r(os_errno, buffer, cap);
+#else
+    if (strerror_r(os_errno, buffer, cap) != 0)
+        snprintf(buffer, cap, "error %d", os_errno);
+    return buffer;
+#endif
+}
+
 upg_status upg_fail_os(upg_error *err, upg_status code, int os_errno, const char *format, ...)
 {
     code = code_for_errno(code, os_errno);
@@ -74,10 +87,9 @@ upg_status upg_fail_os(upg_error *err, upg_status code, int os_errno, const char
         va_start(args, format);
         set_message(err, code, format, args);
         va_end(args);
-        if (strerror_r(os_errno, reason, sizeof reason) != reason && reason[0] == '\0')
-            snprintf(reason, sizeof reason, "error %d", os_errno);
         used = strlen(err->message);
-        snprintf(err->message + used, sizeof err->message - used, ": %s", reason);
+        snprintf(err->message + used, sizeof err->message - used, ": %s",
+                 system_text(os_errno, reason, sizeof reason));
         cut_at_character(err->message, sizeof err->message);
         err->os_errno = os_errno;
     }
@@ -104,8 +116,8 @@ void upg_error_prefix(upg_error *err, const char *format, ...)
 const char *upg_status_text(upg_status status)
 {
     switch (status) {
-#define UPG_STATUS_CASE(name, value, text) \
-    case UPG_##name:                       \
+#define UPG_STATUS_CASE(name, value, text)                                                         \
+    case UPG_##name:                                                                               \
         return text;
         UPG_STATUS_MAP(UPG_STATUS_CASE)
 #undef UPG_STATUS_CASE
