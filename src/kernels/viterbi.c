@@ -23,7 +23,7 @@ struct upg_viterbi {
     float                  *values;    /* [1 << L]: g · table */
     float                  *metric[2]; /* [1 << (L − k0)], the rows' turns */
     uint8_t                *choices;   /* [max_rows][1 << (L − k0)] */
-    upg_viterbi_fast       *fast;      /* NULL: float32 alone */
+    upg_viterbi_fast       *fast[2];   /* for usual and for large targets; NULL: float32 alone */
 };
 
 static upg_trellis_row row_shape(const upg_code *code, uint32_t r)
@@ -84,7 +84,9 @@ upg_status upg_viterbi_create(const upg_code *code, uint32_t max_rows,
     for (size_t w = 0; w < (size_t)1 << code->length; w++)
         v->values[w] = code->gain * (float)v->table[w];
     if (arithmetic == UPG_VITERBI_FAST && upg_viterbi_fast_fits(code))
-        UPG_TRY(upg_viterbi_fast_create(code, v->table, max_rows, cpu_flags, &v->fast, err));
+        for (int wide = 0; wide < 2; wide++)
+            UPG_TRY(upg_viterbi_fast_create(code, v->table, max_rows, wide != 0, cpu_flags,
+                                            &v->fast[wide], err));
 out:
     if (st != UPG_OK) {
         upg_viterbi_close(v);
@@ -103,7 +105,8 @@ void upg_viterbi_close(upg_viterbi *v)
     upg_free(v->metric[0]);
     upg_free(v->metric[1]);
     upg_free(v->choices);
-    upg_viterbi_fast_close(v->fast);
+    upg_viterbi_fast_close(v->fast[0]);
+    upg_viterbi_fast_close(v->fast[1]);
     upg_free(v);
 }
 
@@ -176,12 +179,20 @@ static double path_error(const upg_viterbi *v, uint32_t n_rows, const float *tar
     return sum;
 }
 
+/* Row weights spread over orders of magnitude; one int16 scale does not hold them. */
+static bool encode_fast(upg_viterbi *v, uint32_t n_rows, const float *target, const float *weights,
+                        uint16_t *windows)
+{
+    if (v->fast[0] == NULL || weights != NULL)
+        return false;
+    return upg_viterbi_fast_encode(v->fast[0], n_rows, target, windows) ||
+           upg_viterbi_fast_encode(v->fast[1], n_rows, target, windows);
+}
+
 double upg_viterbi_encode(upg_viterbi *v, uint32_t n_rows, const float *target,
                           const float *weights, uint16_t *windows)
 {
-    /* Row weights spread over orders of magnitude; one int16 scale does not hold them. */
-    if (v->fast == NULL || weights != NULL ||
-        !upg_viterbi_fast_encode(v->fast, n_rows, target, windows))
+    if (!encode_fast(v, n_rows, target, weights, windows))
         exact_backward(v, n_rows, exact_forward(v, n_rows, target, weights), windows);
     return path_error(v, n_rows, target, weights, windows);
 }

@@ -2,8 +2,10 @@
  *
  * Exact Viterbi over 2^(L−k) states, branch metric ω_r·(target_r − g·V)². Two arithmetics:
  *   float32   the reference: its squared error is the minimum to float rounding
- *   int16     saturating path metrics, for speed: at most 0.5 % above the minimum; each SIMD form
- *             gives the path of its scalar twin, bit for bit
+ *   int16     saturating path metrics, for speed: less than .1 % above the minimum on average, a
+ *             single column seldom more than .5 %; each SIMD form gives the path of its scalar
+ *             twin, bit for bit. Columns that int16 cannot hold (row weights, few rows, targets
+ *             far outside the code's values) take float32 by themselves
  * Forney, "The Viterbi algorithm", Proc. IEEE 61 (1973); the trellis runs down the rows as in
  * trellis-coded quantisation, Marcellin and Fischer, IEEE Trans. Commun. 38 (1990). */
 #ifndef UPG_KERNELS_VITERBI_H

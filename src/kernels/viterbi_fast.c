@@ -16,16 +16,17 @@
  *
  * E ≥ max |A| / 3.9: A itself fits 16 bits.
  *
- * For k = 3, L = 12 the unit is 1/66 of the distortion, for k = 5 1/12. A wrong choice costs a few
- * units; short columns, where that could pass half a percent, are left to float32.
+ * For k = 3, L = 12 the unit is 1/66 of the distortion, for k = 5 1/12, and the mean loss .01 and
+ * .04 %. A wrong choice costs a few units; short columns, where that could pass half a percent, are
+ * left to float32. Targets past D go to the wide form, at up to 1/8, and float32 takes the rest.
  *
  * Memory. Metrics of every row are kept instead of decisions: recomputing the few costs along one
  * path is cheaper than recording the winner of every state. They live in a ring sized for the L2
  * cache. When it is full, the best path is followed back and its rows older than `depth` are
  * settled. Nearly always all later survivors pass through their last state; when the next best path
- * does not, the rows below run again from that state alone. (At 16 constraint lengths of depth this
- * cost up to .15 % in error with L = 14, at 24 below .02 %; without the second run such a seam
- * costs L/k rows of noise.) */
+ * does not, the rows below run again from that state alone. (The mean error grows by .15 % with 16
+ * constraint lengths of depth and L = 14, by less than .02 % with 32; without the second run each
+ * seam costs L/k rows of noise.) */
 #include "kernels/viterbi_fast.h"
 
 #include <math.h>
@@ -40,16 +41,17 @@ enum {
     LANES = 32,
     MIN_ROWS = 16,
     RING_BYTES = 512 * 1024, /* half of a usual L2 cache */
-    DEPTH_IN_LENGTHS = 24,
+    DEPTH_IN_LENGTHS = 32,
     MARGIN = 64 /* for rounding, at both ends of the range of metrics */
 };
 
-static const double HOPELESS = 48.0;  /* C in distortions … */
-static const double LEAST_C = 1.5;    /* … but no less, see was_seeing() */
-static const double UNITS_LOST = 3.0; /* by a column, at worst; measured */
-static const double MAX_LOSS = 0.005;
+static const double HOPELESS = 64.0; /* C in distortions … */
+static const double LEAST_C = 1.5;   /* … but no less, see was_seeing() */
 static const double FURTHEST = 4.75; /* targets to here are held, in σ … */
 static const double LEAST_D = 0.5;   /* … and at least this far outside the values */
+/* The wide form holds what a unit of a distortion / COARSEST can, at most WIDEST. */
+static const double COARSEST = 8.0, WIDEST = 8.0;
+static const double UNITS_LOST = 12.0, MAX_LOSS = 0.005; /* by a column, at worst; allowed */
 
 struct upg_viterbi_fast {
     upg_code                   code;
@@ -147,13 +149,27 @@ static void limit_row(upg_viterbi_fast *f, upg_fast_row *row)
         f->offset_limit = limit;
 }
 
-static void choose_units(upg_viterbi_fast *f)
+/* The furthest target of the wide form: E² is 32768 of its units. */
+static double reach(const upg_viterbi_fast *f)
+{
+    double e = sqrt(32768 * distortion(&f->code) / COARSEST), least = WIDEST;
+
+    for (int parity = 0; parity < 2; parity++) {
+        double b = part_range(&f->code, 0, f->rows[parity].split);
+        double room = e > b ? (e - b) * (e - b) - f->hopeless : 0;
+
+        least = fmin(least, f->value_range + sqrt(fmax(room, 0)));
+    }
+    return least;
+}
+
+static void choose_units(upg_viterbi_fast *f, bool wide)
 {
     double unit;
 
     f->value_range = part_range(&f->code, 0, f->code.length);
-    f->hopeless = fmax(HOPELESS * distortion(&f->code), LEAST_C);
-    f->furthest = fmax(FURTHEST, f->value_range + LEAST_D);
+    f->hopeless = fmax(HOPELESS * distortion(&f->code), LEAST_C) * (wide ? 2 : 1);
+    f->furthest = wide ? reach(f) : fmax(FURTHEST, f->value_range + LEAST_D);
     f->coarse = UPG_FAST_MISS / fmax(largest_miss(f, &f->rows[0]), largest_miss(f, &f->rows[1]));
     unit = 32768 / (16 * f->coarse * f->coarse);
     f->min_rows = (uint32_t)fmax(MIN_ROWS, UNITS_LOST / MAX_LOSS * unit / distortion(&f->code));
@@ -190,7 +206,7 @@ static void size_ring(upg_viterbi_fast *f, uint32_t max_rows)
     f->stride = (size_t)1 << (f->code.length - f->code.k0);
     f->depth = DEPTH_IN_LENGTHS * f->code.length / f->code.k0;
     fitting = (uint32_t)(RING_BYTES / (f->stride * sizeof *f->ring));
-    f->ring_rows = fitting > 3 * f->depth ? fitting : 3 * f->depth;
+    f->ring_rows = fitting > 2 * f->depth ? fitting : 2 * f->depth;
     if (max_rows < f->ring_rows)
         f->ring_rows = max_rows + 2;
 }
@@ -228,7 +244,8 @@ static upg_status allocate(upg_viterbi_fast *f, upg_error *err)
 }
 
 upg_status upg_viterbi_fast_create(const upg_code *code, const int16_t *table, uint32_t max_rows,
-                                   uint32_t cpu_flags, upg_viterbi_fast **fast, upg_error *err)
+                                   bool wide, uint32_t cpu_flags, upg_viterbi_fast **fast,
+                                   upg_error *err)
 {
     upg_status        st;
     upg_viterbi_fast *f = upg_calloc(1, sizeof *f, err);
@@ -239,7 +256,7 @@ upg_status upg_viterbi_fast_create(const upg_code *code, const int16_t *table, u
     choose_steps(cpu_flags, f);
     shape_row(code, 0, &f->rows[0]);
     shape_row(code, 1, &f->rows[1]);
-    choose_units(f);
+    choose_units(f, wide);
     size_ring(f, max_rows);
     UPG_TRY(allocate(f, err));
     fill_row(f, &f->rows[0], f->middle[0]);

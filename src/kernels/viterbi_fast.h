@@ -11,11 +11,13 @@ typedef struct upg_viterbi_fast upg_viterbi_fast;
 
 /** True when a code has states enough for the int16 form: every code with L = 12. */
 bool upg_viterbi_fast_fits(const upg_code *code);
-/** table: the code's values, i16 [1 << L], borrowed for the whole life. Errors: E_NOMEM. */
+/** Two forms: one for columns like unit Gaussians, and a wide one, whose coarser units hold larger
+ * targets. table: the code's values, i16 [1 << L], borrowed for the whole life. Errors: E_NOMEM. */
 upg_status upg_viterbi_fast_create(const upg_code *code, const int16_t *table, uint32_t max_rows,
-                                   uint32_t cpu_flags, upg_viterbi_fast **fast, upg_error *err);
+                                   bool wide, uint32_t cpu_flags, upg_viterbi_fast **fast,
+                                   upg_error *err);
 /** Encodes one column. False when it is too short, or the targets are so far from the code's values
- * that int16 metrics may miss the promised error: the caller takes float32. */
+ * that int16 metrics may miss the promised error: the caller takes another form. */
 bool upg_viterbi_fast_encode(upg_viterbi_fast *fast, uint32_t n_rows, const float *target,
                              uint16_t *windows);
 void upg_viterbi_fast_close(upg_viterbi_fast *fast);

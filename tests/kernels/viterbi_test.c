@@ -4,9 +4,10 @@
 
 #include <math.h>
 
+#include "base/alloc.h"
 #include "kernels/viterbi.h"
 
-typedef enum fill { GAUSSIAN, OUTLIERS, HUGE_TARGETS, CONSTANT, VALUES, FILL_COUNT } fill;
+typedef enum fill { GAUSSIAN, WIDE, OUTLIERS, HUGE_TARGETS, CONSTANT, VALUES, FILL_COUNT } fill;
 
 static double gaussian(uint64_t *counter)
 {
@@ -20,6 +21,8 @@ static void fill_targets(fill kind, const upg_code *code, uint32_t n, float *tar
 {
     for (uint32_t r = 0; r < n; r++) {
         target[r] = (float)gaussian(counter);
+        if (kind == WIDE && kc_int(counter, 0, 40) == 0)
+            target[r] = (float)kc_int(counter, -500, 500) * 0.01f;
         if (kind == OUTLIERS && kc_int(counter, 0, 40) == 0)
             target[r] *= (float)kc_int(counter, 1, 5); /* to about 20σ */
         if (kind == HUGE_TARGETS)
@@ -147,6 +150,16 @@ static void other_lengths_on_every_isa(void **state)
         }
 }
 
+/* Spread that only the wide int16 form holds, in columns long enough for it. */
+static void wide_columns_on_every_isa(void **state)
+{
+    uint64_t counter = 6000000;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        compare(upg_code_find(known[i][0], known[i][1]), 700, WIDE, &counter);
+}
+
 /* Every window sequence of a tiny column, tried one by one. */
 static double least_error(const upg_code *code, uint32_t n, const float *target)
 {
@@ -248,14 +261,43 @@ static void gaussian_error_is_as_designed(void **state)
     }
 }
 
+/* Each allocation of creation fails in turn: the error says so, and nothing is left behind (the
+ * sanitizer build checks that). */
+static void creation_survives_failing_memory(void **state)
+{
+    upg_viterbi *v = NULL;
+    upg_error    err = { 0 };
+    upg_status   st = UPG_E_NOMEM;
+    uint64_t     failures = 0;
+
+    (void)state;
+    while (st != UPG_OK) {
+        upg_alloc_fail_after(failures++);
+        st = upg_viterbi_create(upg_code_find(6, 12), 300, UPG_VITERBI_FAST, upg_cpu_flags(), &v,
+                                &err);
+        upg_alloc_fail_after(UINT64_MAX);
+        if (st != UPG_OK) {
+            assert_int_equal(st, UPG_E_NOMEM);
+            assert_int_equal(err.code, UPG_E_NOMEM);
+            assert_null(v);
+        }
+    }
+    assert_true(failures > 8);
+    assert_non_null(upg_viterbi_table(v));
+    upg_viterbi_close(v);
+    upg_viterbi_close(NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_codes_on_every_isa),
         cmocka_unit_test(long_columns_on_every_isa),
+        cmocka_unit_test(wide_columns_on_every_isa),
         cmocka_unit_test(other_lengths_on_every_isa),
         cmocka_unit_test(float32_reaches_the_minimum),
         cmocka_unit_test(weights_count),
+        cmocka_unit_test(creation_survives_failing_memory),
         cmocka_unit_test(gaussian_error_is_as_designed),
     };
 
