@@ -1,0 +1,25 @@
+# Compares the dynamic symbols that LIBRARY defines with the list EXPECTED, one name a line, sorted.
+execute_process(COMMAND ${NM} -D --defined-only ${LIBRARY} OUTPUT_VARIABLE output
+                RESULT_VARIABLE failed)
+if(failed)
+    message(FATAL_ERROR "${NM} ${LIBRARY} failed")
+endif()
+string(REGEX MATCHALL "[^\n]+" lines "${output}")
+set(names "")
+foreach(line IN LISTS lines)
+    string(REGEX REPLACE "^.* " "" name "${line}")
+    list(APPEND names ${name})
+endforeach()
+# Sanitizers bring symbols of their own.
+list(FILTER names EXCLUDE REGEX "^(_init|_fini|__(asan|odr_asan|ubsan|tsan|sanitizer)_.*)$")
+file(STRINGS ${EXPECTED} expected)
+set(missing ${expected})
+list(REMOVE_ITEM missing ${names})
+set(extra ${names})
+list(REMOVE_ITEM extra ${expected})
+if(missing OR extra)
+    message(FATAL_ERROR "Exported symbols differ from ${EXPECTED}.\nmissing: ${missing}\n"
+                        "not in the list: ${extra}")
+endif()
+list(LENGTH names count)
+message(STATUS "${count} symbols, as listed")
