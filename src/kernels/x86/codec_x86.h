@@ -1,5 +1,4 @@
-/* codec_x86.h: the coded matrices' kernels of each x86 ISA (internal to kernels/x86), and what AVX2
- * and AVX-512 share. */
+/* codec_x86.h: the coded matrices' kernels of each x86 ISA; internal to kernels/x86. */
 #ifndef UPG_KERNELS_X86_CODEC_X86_H
 #define UPG_KERNELS_X86_CODEC_X86_H
 
@@ -7,6 +6,7 @@
 #include <stdint.h>
 
 #include "codec/coded_matrix.h"
+#include "kernels/code_words.h"
 
 void upg_bitdot_prepare_avx2(size_t groups, const int8_t *x, void *prepared);
 void upg_bitdot_prepare_avx512(size_t groups, const int8_t *x, void *prepared);
@@ -24,12 +24,5 @@ void upg_gemm_i16_avx512(size_t m, size_t rows, size_t n_cols, const int16_t *x,
                          const int16_t *v, size_t v_stride, int32_t *y, size_t y_stride);
 void upg_hadamard_avx2(size_t n, size_t block, float *x);
 void upg_hadamard_avx512(size_t n, size_t block, float *x);
-
-/* Rows that decode_group handles at once, and the words of one group that they need at most. */
-enum { UPG_DECODE_ROWS = 64, UPG_DECODE_WORDS = UPG_DECODE_ROWS * 5 + UPG_CODE_MAX_LENGTH };
-
-/** Collects the words of one group for binary rows first … first + n − 1 into one run. */
-void upg_gather_words(const upg_band *band, uint32_t n_cols, uint32_t group, uint32_t first,
-                      uint32_t n, uint32_t *words);
 
 #endif

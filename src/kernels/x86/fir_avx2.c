@@ -1,10 +1,9 @@
 /* fir_avx2.c: the last step of a coded product with AVX2: as fir_avx512.c, 4 rows at a time. */
+#include "kernels/fir_phases.h"
 #include "kernels/quantised.h"
 #include "kernels/tables.h"
 
 #include <immintrin.h>
-
-#include "kernels/x86/fir_phases.h"
 
 /* y[i] = (float)(sum · (s·g·s_x)) for 4 rows. */
 static inline __m128 scale4(__m256d sum, const uint16_t *scales, double gain, double s_x)

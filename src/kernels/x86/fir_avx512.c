@@ -2,11 +2,10 @@
  *
  * |u| < 2^31 and Σ|p| < 2^15, so all sums stay below 2^53: fp64 is exact and equals int64. The
  * sorting (fir_phases.h) costs about a cycle for each binary row, the taps a cycle for each row. */
+#include "kernels/fir_phases.h"
 #include "kernels/tables.h"
 
 #include <immintrin.h>
-
-#include "kernels/x86/fir_phases.h"
 
 /* y[i] = (float)(sum · (s·g·s_x)) for 8 rows. */
 static inline __m256 scale8(__m512d sum, __m128i scales, double gain, double s_x)

@@ -3,8 +3,8 @@
  * Rows of one kind (all of them at a whole rate; even or odd ones at a half rate) have their newest
  * bits `stride` binary rows apart. With u cut into `stride` phases, u[base + stride·s + f] at
  * phase[f][s], tap i of consecutive rows of a kind reads consecutive places. */
-#ifndef UPG_KERNELS_X86_FIR_PHASES_H
-#define UPG_KERNELS_X86_FIR_PHASES_H
+#ifndef UPG_KERNELS_FIR_PHASES_H
+#define UPG_KERNELS_FIR_PHASES_H
 
 #include "codec/coded_matrix.h"
 
