@@ -1,5 +1,5 @@
 /* docs/FORMAT.md is exact: the worked example there comes out of the codec, and a reader written
- * from that page alone (read_upg.py, NumPy) decodes a file to the same values. */
+ * from that page alone (python/upg/reference.py, NumPy) decodes a file to the same values. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -72,7 +72,7 @@ static int run_script(const char *path, const char *arguments, double *out, size
     FILE       *pipe;
     int         status;
 
-    snprintf(command, sizeof command, "'%s' '%s/../golden/read_upg.py' '%s' %s",
+    snprintf(command, sizeof command, "'%s' '%s/../../python/upg/reference.py' '%s' %s",
              python ? python : "python3", UPG_TEST_DATA, path, arguments);
     pipe = popen(command, "r");
     if (pipe == NULL)
