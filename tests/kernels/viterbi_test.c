@@ -7,13 +7,31 @@
 #include "base/alloc.h"
 #include "kernels/viterbi.h"
 
-typedef enum fill { GAUSSIAN, WIDE, OUTLIERS, HUGE_TARGETS, CONSTANT, VALUES, FILL_COUNT } fill;
+typedef enum fill {
+    GAUSSIAN,
+    WIDE,
+    EDGE,
+    OUTLIERS,
+    HUGE_TARGETS,
+    CONSTANT,
+    VALUES,
+    FILL_COUNT
+} fill;
 
 static double gaussian(uint64_t *counter)
 {
     double u = upg_random_unit(KC_SEED, (*counter)++), v = upg_random_unit(KC_SEED, (*counter)++);
 
     return sqrt(-2 * log(1 - u)) * cos(6.283185307179586 * v);
+}
+
+static double largest_value(const upg_code *code)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < code->length; i++)
+        sum += abs(code->taps[i]);
+    return sum * (double)code->gain;
 }
 
 static void fill_targets(fill kind, const upg_code *code, uint32_t n, float *target,
@@ -23,6 +41,8 @@ static void fill_targets(fill kind, const upg_code *code, uint32_t n, float *tar
         target[r] = (float)gaussian(counter);
         if (kind == WIDE && kc_int(counter, 0, 40) == 0)
             target[r] = (float)kc_int(counter, -500, 500) * 0.01f;
+        if (kind == EDGE && r % 50 == 25) /* an end of the values, where few paths can lead */
+            target[r] = (r % 100 < 50 ? -1.02f : 1.02f) * (float)largest_value(code);
         if (kind == OUTLIERS && kc_int(counter, 0, 40) == 0)
             target[r] *= (float)kc_int(counter, 1, 5); /* to about 20σ */
         if (kind == HUGE_TARGETS)
@@ -150,14 +170,17 @@ static void other_lengths_on_every_isa(void **state)
         }
 }
 
-/* Spread that only the wide int16 form holds, in columns long enough for it. */
-static void wide_columns_on_every_isa(void **state)
+/* Spread that only the wide int16 form holds, in columns long enough for it; rows where every
+ * transition of a good path is dear. */
+static void special_columns_on_every_isa(void **state)
 {
     uint64_t counter = 6000000;
 
     (void)state;
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         compare(upg_code_find(known[i][0], known[i][1]), 700, WIDE, &counter);
+        compare(upg_code_find(known[i][0], known[i][1]), 700, EDGE, &counter);
+    }
 }
 
 /* Every window sequence of a tiny column, tried one by one. */
@@ -293,7 +316,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_codes_on_every_isa),
         cmocka_unit_test(long_columns_on_every_isa),
-        cmocka_unit_test(wide_columns_on_every_isa),
+        cmocka_unit_test(special_columns_on_every_isa),
         cmocka_unit_test(other_lengths_on_every_isa),
         cmocka_unit_test(float32_reaches_the_minimum),
         cmocka_unit_test(weights_count),
