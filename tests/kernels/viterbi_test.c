@@ -253,8 +253,8 @@ static void weights_count(void **state)
     }
 }
 
-/* DESIGN's figures for unit Gaussians, within 1 %: 48 columns of 2048 keep the sample's own spread
- * near .3 %. */
+/* The tap sets' known figures for unit Gaussians, within 1 %: 48 columns of 2048 keep the sample's
+ * own spread near .3 %. */
 static void gaussian_error_is_as_designed(void **state)
 {
     enum { N = 2048, COLUMNS = 48 };
