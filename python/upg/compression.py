@@ -1,0 +1,162 @@
+"""From a checkpoint to a .upg file, and checking one."""
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from . import errors
+from ._hooks import Hooks, ProgressCallback
+from ._library import Closable, Handle, check, ffi, lib, new_error, path_bytes, string
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What compress() made.
+
+    weight_bytes        every weight tensor with its scales and padding; file_bytes: everything
+    bits_per_parameter  8 * file_bytes / parameters
+    ratio_fp32, ratio_source
+                        how many times smaller than the parameters in fp32, than the checkpoint"""
+
+    file_bytes: int
+    weight_bytes: int
+    parameters: int
+    bits_per_parameter: float
+    ratio_fp32: float
+    ratio_source: float
+    seconds: float
+
+
+class Compression(Closable):
+    """A planned compression: `plan` tells what will come, run() does it. compress() is both."""
+
+    def __init__(self, checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *,
+                 bits_per_parameter: float = 0.0, calibration: str | os.PathLike[str] | None = None,
+                 threads: int = 0, max_memory: int = 0, seed: int = 0, overwrite: bool = False,
+                 independent: bool = False, progress: ProgressCallback | None = None) -> None:
+        """Reads the headers and plans the rates; encodes nothing. Arguments: see compress()."""
+        self._hooks = Hooks(progress)
+        text = ffi.NULL
+        if calibration is not None:
+            text = ffi.new("char[]", path_bytes(calibration))
+        options = ffi.new("upg_compress_options *")
+        options.struct_size = ffi.sizeof("upg_compress_options")
+        try:
+            options.bits_per_parameter, options.threads = bits_per_parameter, threads
+            options.max_memory, options.seed = max_memory, seed
+        except (OverflowError, TypeError) as e:
+            raise errors.ArgumentError(f"bits_per_parameter, threads, max_memory, seed: {e}"
+                                       ) from None
+        options.calibration, options.overwrite = text, overwrite
+        options.independent = independent
+        self._hooks.fill(options.hooks)
+        out, error = ffi.new("upg_compress **"), new_error()
+        status = lib.upg_compress_open(path_bytes(checkpoint), path_bytes(output), options, out,
+                                       error)
+        self._handle = Handle("compression", out[0] or None, lib.upg_compress_close)
+        self._hooks.check(status, error)
+
+    def __enter__(self) -> Compression:
+        return self
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Size, ratios, memory, disk, rate of each matrix; predictions are marked as such."""
+        with self._handle as job:
+            return dict(json.loads(string(lib.upg_compress_plan(job))))
+
+    def run(self) -> Compressed:
+        """Does the work. The output appears only when it is complete and verified; after a
+        failure, an exception of `progress` or Ctrl-C nothing of it remains.
+
+        Raises CancelledError, NoSpaceError, IoError, DataError, OutOfMemoryError, BusyError."""
+        error = new_error()
+        with self._handle as job:
+            self._hooks.check(lib.upg_compress_run(job, error), error)
+            result = json.loads(string(lib.upg_compress_result(job)))
+        return Compressed(**{name: result[name] for name in Compressed.__annotations__})
+
+    def cancel(self) -> None:
+        """run() raises CancelledError soon. Any thread may call it."""
+        with self._handle as job:
+            lib.upg_compress_cancel(job)
+
+
+def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *,
+             bits_per_parameter: float = 0.0, calibration: str | os.PathLike[str] | None = None,
+             threads: int = 0, max_memory: int = 0, seed: int = 0, overwrite: bool = False,
+             independent: bool = False, progress: ProgressCallback | None = None) -> Compressed:
+    """Compresses a Hugging Face checkpoint (safetensors folder) into one .upg file.
+
+    bits_per_parameter  of all weight tensors with scales and padding; 0 = 3.2
+    calibration         a text file; None = the text that ships with upg; "" = none: round to
+                        nearest, faster and worse
+    threads             0 = one per physical core
+    max_memory          resident bytes; 0 = 8 GiB
+    seed                same input, options and seed: same bytes
+    overwrite           replace an existing output
+    independent         calibrate every layer on the unquantised model alone
+    progress            gets Progress at most ten times a second; what it raises cancels, and so
+                        does Ctrl-C: nothing of the output remains then
+
+    Raises NotFoundError, FormatError, UnsupportedError, DataError, ExistsError, NoSpaceError,
+    BudgetError (says the least possible), ArgumentError, OutOfMemoryError."""
+    with Compression(checkpoint, output, bits_per_parameter=bits_per_parameter,
+                     calibration=calibration, threads=threads, max_memory=max_memory, seed=seed,
+                     overwrite=overwrite, independent=independent, progress=progress) as job:
+        return job.run()
+
+
+def verify(path: str | os.PathLike[str], *, threads: int = 0,
+           progress: ProgressCallback | None = None) -> None:
+    """Reads the whole file against its checksums.
+
+    Raises CorruptError, whose `offset` is that of the first bad chunk and whose message names the
+    tensor; NotFoundError, FormatError, VersionError."""
+    hooks, error = Hooks(progress), new_error()
+    c_hooks, offset = ffi.new("upg_hooks *"), ffi.new("uint64_t *")
+    hooks.fill(c_hooks)
+    if not 0 <= threads < 1 << 32:
+        raise errors.ArgumentError(f"threads is {threads}")
+    status = lib.upg_verify(path_bytes(path), threads, c_hooks, offset, error)
+    try:
+        hooks.check(status, error)
+    except errors.CorruptError as e:
+        e.offset = int(offset[0])
+        raise
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This machine.
+
+    cpu, isa       the processor's name; the instruction sets in use
+    cores          physical cores that this process may use
+    memory_total, memory_available
+                   bytes; 0 = not known
+    read_gb_s_1, read_gb_s_all
+                   measured now: plain reads by one thread and by all, GB/s
+    gpu            the first GPU that the driver shows, "" without one"""
+
+    cpu: str
+    isa: str
+    cores: int
+    memory_total: int
+    memory_available: int
+    read_gb_s_1: float
+    read_gb_s_all: float
+    gpu: str
+
+
+def machine() -> Machine:
+    """Measures this machine for about a second."""
+    c, error = ffi.new("upg_machine_info *"), new_error()
+    c.struct_size = ffi.sizeof("upg_machine_info")
+    check(lib.upg_machine_describe(c, error), error)
+    values = {name: getattr(c, name) for name in Machine.__annotations__}
+    return Machine(**{name: string(v) if isinstance(v, ffi.CData) else v
+                      for name, v in values.items()})
+
+
