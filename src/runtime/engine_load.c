@@ -59,6 +59,11 @@ static void collect_ends(upg_model *m)
 
 /* ---- texts ---------------------------------------------------------------------------------- */
 
+static char *copy_text(upg_span text, upg_error *err)
+{
+    return upg_strndup(text.size > 0 ? (const char *)text.data : "", text.size, err);
+}
+
 static upg_status print_program(upg_model *m, upg_error *err)
 {
     upg_buffer text;
@@ -68,8 +73,7 @@ static upg_status print_program(upg_model *m, upg_error *err)
     UPG_TRY(upg_program_print(m->program, &text, err));
     m->program_text = upg_strndup(text.data ? text.data : "", text.size, err);
     UPG_TRY(m->program_text ? UPG_OK : UPG_E_NOMEM);
-    m->quality_json = upg_strndup((const char *)m->weights->quality_json.data,
-                                  m->weights->quality_json.size, err);
+    m->quality_json = copy_text(m->weights->quality_json, err);
     UPG_TRY(m->quality_json ? UPG_OK : UPG_E_NOMEM);
 out:
     upg_buffer_deinit(&text);

@@ -215,6 +215,7 @@ static void check_fork_then_decode(upg_model *model)
     t.n = 40;
     step(child, &t);
     assert_fresh(model, child, &t);
+    upg_session_close(child);
     MUST_FAIL(UPG_E_ARG, "fork at 99 tokens", upg_session_fork(parent, 99, &child, err));
     assert_null(child);
     upg_session_close(parent);
