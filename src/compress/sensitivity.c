@@ -387,7 +387,8 @@ static void embed_window(void *context, size_t item, uint32_t worker)
 /* s_r² of every row of every unit. */
 static upg_status measure_rows(probe *p, upg_error *err)
 {
-    float *row = p->scratch; /* wide enough for one row of any matrix */
+    upg_status st = UPG_OK;
+    float     *row = p->scratch; /* wide enough for one row of any matrix */
 
     for (uint32_t u = 0; u < p->plan->n_units; u++) {
         const upg_plan_unit *unit = &p->plan->units[u];
@@ -403,9 +404,12 @@ static upg_status measure_rows(probe *p, upg_error *err)
             for (uint32_t i = 0; i < unit->matrix->n_cols; i++)
                 sum += (double)row[i] * row[i];
             energy[r] = (float)(sum / unit->matrix->n_cols);
+            if (!isfinite(energy[r])) /* its own words where a weight is not, the moments' else */
+                UPG_TRY(upg_matrix_check_finite(unit->matrix, err));
         }
     }
-    return UPG_OK;
+out:
+    return st;
 }
 
 static float *floats(probe *p, size_t n, upg_status *st, upg_error *err)
