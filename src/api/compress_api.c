@@ -5,6 +5,7 @@
 #include "api/struct_options.h"
 #include "base/alloc.h"
 #include "base/file.h"
+#include "compress/default_calibration.h"
 #include "compress/job.h"
 
 struct upg_compress {
@@ -15,10 +16,15 @@ struct upg_compress {
     atomic_bool in_use; /* acquire when taken, release when given back, in this file */
 };
 
-static upg_status map_calibration(upg_compress *c, const char *path, upg_error *err)
+/* path  NULL: the text in the library; "": none */
+static upg_status find_calibration(upg_compress *c, const char *path, upg_span *text,
+                                   upg_error *err)
 {
     upg_status st;
 
+    *text = (upg_span) { 0 };
+    if (!path)
+        *text = (upg_span) { upg_default_calibration, upg_default_calibration_size };
     if (!path || path[0] == '\0')
         return UPG_OK;
     st = upg_map_open(path, &c->calibration, err);
@@ -26,6 +32,7 @@ static upg_status map_calibration(upg_compress *c, const char *path, upg_error *
         upg_error_prefix(err, "calibration: %s: ", path);
     else if (c->calibration.bytes.size == 0)
         st = upg_fail(err, UPG_E_DATA, "calibration: %s is empty", path);
+    *text = c->calibration.bytes;
     return st;
 }
 
@@ -47,14 +54,13 @@ UPG_API upg_status upg_compress_open(const char *checkpoint, const char *output,
     c = upg_calloc(1, sizeof *c, err);
     UPG_TRY(c ? UPG_OK : UPG_E_NOMEM);
     c->hooks = o.hooks;
-    UPG_TRY(map_calibration(c, o.calibration, err));
+    UPG_TRY(find_calibration(c, o.calibration, &settings.calibration, err));
     settings.bits_per_parameter = o.bits_per_parameter;
     settings.threads = o.threads;
     settings.max_memory = o.max_memory;
     settings.seed = o.seed;
     settings.overwrite = o.overwrite;
     settings.independent = o.independent;
-    settings.calibration = c->calibration.bytes;
     settings.listener = upg_hooks_listener(&c->hooks, &c->cancel);
     UPG_TRY(upg_job_open(checkpoint, output, &settings, &c->job, err));
 out:
