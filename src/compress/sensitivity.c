@@ -33,6 +33,7 @@ typedef struct probe {
     float                    *block;   /* f32 [n_windows][window][FACTOR_BLOCK] */
     float                    *gram;    /* f32 [n_threads][window][window] */
     float                    *scratch; /* f32 [n_threads][window][widest output or vocab] */
+    size_t                    scratch_size; /* of one thread's part, whatever it is used for */
     float                    *signs;
     /* at hand */
     uint32_t           layer_index, width, block_begin, block_width;
@@ -151,7 +152,7 @@ static void add_matrix(const probe *p, uint32_t window, uint32_t worker, const u
                        const float *gram, const float *g)
 {
     uint32_t first = first_unit(p, matrix), n_rows = matrix->n_rows;
-    float   *m = p->scratch + (size_t)worker * p->window * n_rows;
+    float   *m = p->scratch + worker * p->scratch_size;
 
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)p->window, (int)n_rows,
                 (int)p->window, 1.0f, gram, (int)p->window, g, (int)n_rows, 0.0f, m, (int)n_rows);
@@ -323,7 +324,7 @@ static void head_window(void *context, size_t item, uint32_t worker)
     const upg_model_config *config = &p->weights->config;
     upg_layer_buffers      *b = &p->buffers[item];
     uint32_t                vocab = config->vocab, hidden = config->hidden;
-    float                  *logits = p->scratch + (size_t)worker * p->window * vocab;
+    float                  *logits = p->scratch + worker * p->scratch_size;
     float                  *gradient = p->gradient + item * state_size(p);
     uint32_t                first =
         first_unit(p, config->tied_embeddings ? &p->weights->embed : &p->weights->head);
@@ -353,7 +354,7 @@ static void embed_window(void *context, size_t item, uint32_t worker)
     probe         *p = context;
     const int32_t *tokens = p->tokens + item * p->window;
     uint32_t       hidden = p->weights->config.hidden, first = first_unit(p, &p->weights->embed);
-    float         *total = p->scratch + (size_t)worker * hidden;
+    float         *total = p->scratch + worker * p->scratch_size;
 
     for (uint32_t t = 0; t < p->window; t++) {
         uint32_t row = (uint32_t)tokens[t], u = first;
@@ -436,7 +437,8 @@ static upg_status allocate(probe *p, upg_error *err)
     p->inputs = floats(p, n * widest, &st, err);
     p->block = floats(p, n * FACTOR_BLOCK, &st, err);
     p->gram = floats(p, (size_t)p->n_threads * p->window * p->window, &st, err);
-    p->scratch = floats(p, (size_t)p->n_threads * p->window * outputs, &st, err);
+    p->scratch_size = p->window * outputs;
+    p->scratch = floats(p, p->n_threads * p->scratch_size, &st, err);
     p->signs = floats(p, widest, &st, err);
     p->head = floats(p, (size_t)config->vocab * config->hidden, &st, err);
     for (int m = 0; m < UPG_LAYER_MATRICES; m++) {

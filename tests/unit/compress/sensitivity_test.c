@@ -91,13 +91,18 @@ static void threads_and_failures(void **state)
     upg_status  st = UPG_E_NOMEM;
 
     (void)state;
-    micro_open(&m, 64, 3);
+    micro_open(&m, 256, 8);
     first = measured_plan(&m);
+    for (uint32_t threads = 1; threads <= 3; threads++) {
+        env_open(&one, threads);
+        other = micro_plan(&m, 0);
+        OK(upg_sensitivity_measure(&one.context, m.weights, m.calibration.tokens, 8, 256, &other,
+                                   &err));
+        for (uint32_t u = 0; u < first.n_units; u++)
+            assert_true(first.units[u].sensitivity == other.units[u].sensitivity);
+        env_close(&one);
+    }
     env_open(&one, 1);
-    other = micro_plan(&m, 0);
-    OK(upg_sensitivity_measure(&one.context, m.weights, m.calibration.tokens, 3, 64, &other, &err));
-    for (uint32_t u = 0; u < first.n_units; u++)
-        assert_true(first.units[u].sensitivity == other.units[u].sensitivity);
     one.listener.cancel = &cancel;
     assert_int_equal(
         upg_sensitivity_measure(&one.context, m.weights, m.calibration.tokens, 3, 64, &other, &err),
