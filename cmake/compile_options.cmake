@@ -19,7 +19,9 @@ if(UPG_SANITIZE)
     add_link_options(-fsanitize=${UPG_SANITIZE})
 endif()
 
-# A file named *_avx2.c or *_avx512.c holds code for that ISA alone; select.c decides at run time.
+# A file named *_avx2.c, *_avx512.c or *_dotprod.c holds code for that ISA alone; select.c decides at
+# run time. NEON is part of every 64-bit ARM processor and needs no flags.
 set(upg_flags_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2)
 set(upg_flags_avx512 ${upg_flags_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi
                      -mavx512vnni -mprefer-vector-width=512)
+set(upg_flags_dotprod -march=armv8.2-a+dotprod)

@@ -56,6 +56,8 @@ static uint32_t mask_from_environment(void)
         return 0;
     if (strcmp(name, "avx2") == 0)
         return UPG_CPU_AVX2;
+    if (strcmp(name, "neon") == 0)
+        return UPG_CPU_NEON;
     return UINT32_MAX;
 }
 
@@ -78,8 +80,8 @@ void upg_cpu_describe(uint32_t flags, char *text, size_t cap)
     snprintf(text, cap, "none");
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (flags >> i & 1u && used < cap)
-            used += (size_t)snprintf(text + used, cap - used, "%s%s", used > 0 ? " " : "",
-                                     names[i]);
+            used +=
+                (size_t)snprintf(text + used, cap - used, "%s%s", used > 0 ? " " : "", names[i]);
 }
 
 void upg_cpu_name(char *text, size_t cap)

@@ -35,7 +35,8 @@ typedef struct upg_kernels {
                          uint32_t n_rows, int16_t *v, size_t stride);
     /** y[m][r] += Σ_j x[m][j]·v[r][j], exact in int32 while n_cols · 127 · max|V| < 2^31: callers
      * split longer rows and add up in int64.
-     * x  i16 [m][x_stride]   v  i16 [rows][v_stride]   y  i32 [m][y_stride]   n_cols % 32 = 0 */
+     * x  i16 [m][x_stride], |x| ≤ 127   v  i16 [rows][v_stride]
+     * y  i32 [m][y_stride]              n_cols % 32 = 0 */
     void (*gemm_i16)(size_t m, size_t rows, size_t n_cols, const int16_t *x, size_t x_stride,
                      const int16_t *v, size_t v_stride, int32_t *y, size_t y_stride);
     /** Row results from u, without decoding: y[r] = Y_r·(s_r·g·s_x) as quantised.h rounds it, where

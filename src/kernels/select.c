@@ -22,6 +22,22 @@ static void select_x86(uint32_t cpu_flags, upg_kernels *kernels)
     upg_kernels_dense_avx512(kernels);
 }
 
+#elif defined(__aarch64__)
+
+static void select_arm(uint32_t cpu_flags, upg_kernels *kernels)
+{
+    if (!(cpu_flags & UPG_CPU_NEON))
+        return;
+    kernels->name = "neon";
+    upg_kernels_codec_neon(kernels);
+    upg_kernels_fir_neon(kernels);
+    upg_kernels_dense_neon(kernels);
+    if (!(cpu_flags & UPG_CPU_DOTPROD))
+        return;
+    kernels->name = "dotprod";
+    upg_kernels_codec_dotprod(kernels);
+}
+
 #endif
 
 void upg_kernels_select(uint32_t cpu_flags, upg_kernels *kernels)
@@ -32,6 +48,8 @@ void upg_kernels_select(uint32_t cpu_flags, upg_kernels *kernels)
     upg_kernels_dense_scalar(kernels);
 #if defined(__x86_64__)
     select_x86(cpu_flags, kernels);
+#elif defined(__aarch64__)
+    select_arm(cpu_flags, kernels);
 #else
     (void)cpu_flags;
 #endif

@@ -15,20 +15,25 @@ enum { UPG_KERNELS_AVX512_NEEDS = UPG_CPU_AVX512 | UPG_CPU_AVX512VBMI | UPG_CPU_
 void upg_kernels_codec_scalar(upg_kernels *k);
 void upg_kernels_codec_avx2(upg_kernels *k);
 void upg_kernels_codec_avx512(upg_kernels *k); /* F, BW, DQ, VL, VBMI, VNNI */
+void upg_kernels_codec_neon(upg_kernels *k);
+void upg_kernels_codec_dotprod(upg_kernels *k); /* over neon */
 
 /* The last step of a coded product: fir, coded_scale. */
 void upg_kernels_fir_scalar(upg_kernels *k);
 void upg_kernels_fir_avx2(upg_kernels *k);
 void upg_kernels_fir_avx512(upg_kernels *k);
+void upg_kernels_fir_neon(upg_kernels *k);
 
 /* Dense matrices, vectors and attention: the rest. */
 void upg_kernels_dense_scalar(upg_kernels *k);
 void upg_kernels_dense_avx2(upg_kernels *k);
 void upg_kernels_dense_avx512(upg_kernels *k);
+void upg_kernels_dense_neon(upg_kernels *k);
 
 /* Their attention part, in files of its own; called by the functions above. */
 void upg_kernels_attention_scalar(upg_kernels *k);
 void upg_kernels_attention_avx2(upg_kernels *k);
 void upg_kernels_attention_avx512(upg_kernels *k);
+void upg_kernels_attention_neon(upg_kernels *k);
 
 #endif

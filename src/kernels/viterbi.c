@@ -46,6 +46,9 @@ static upg_viterbi_exact_step *choose_exact_step(uint32_t cpu_flags)
         return upg_viterbi_exact_step_avx512;
     if (cpu_flags & UPG_CPU_AVX2)
         return upg_viterbi_exact_step_avx2;
+#elif defined(__aarch64__)
+    if (cpu_flags & UPG_CPU_NEON)
+        return upg_viterbi_exact_step_neon;
 #endif
     (void)cpu_flags;
     return upg_viterbi_exact_step_scalar;

@@ -222,6 +222,11 @@ static void choose_steps(uint32_t cpu_flags, upg_viterbi_fast *f)
     f->survivor = upg_viterbi_fast_survivor_avx2;
     if ((cpu_flags & UPG_KERNELS_AVX512_NEEDS) == UPG_KERNELS_AVX512_NEEDS)
         f->step = upg_viterbi_fast_step_avx512;
+#elif defined(__aarch64__)
+    if (!(cpu_flags & UPG_CPU_NEON))
+        return;
+    f->step = upg_viterbi_fast_step_neon;
+    f->survivor = upg_viterbi_fast_survivor_neon;
 #else
     (void)cpu_flags;
 #endif

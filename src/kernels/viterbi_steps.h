@@ -25,6 +25,7 @@ typedef void upg_viterbi_exact_step(const upg_trellis_row *row, const float *met
 upg_viterbi_exact_step upg_viterbi_exact_step_scalar;
 upg_viterbi_exact_step upg_viterbi_exact_step_avx2;
 upg_viterbi_exact_step upg_viterbi_exact_step_avx512;
+upg_viterbi_exact_step upg_viterbi_exact_step_neon;
 
 /* ---- int16 ----
  *
@@ -110,7 +111,9 @@ typedef uint32_t upg_viterbi_fast_survivor(const upg_fast_row *row, const int16_
 upg_viterbi_fast_step     upg_viterbi_fast_step_scalar;
 upg_viterbi_fast_step     upg_viterbi_fast_step_avx2;
 upg_viterbi_fast_step     upg_viterbi_fast_step_avx512;
+upg_viterbi_fast_step     upg_viterbi_fast_step_neon;
 upg_viterbi_fast_survivor upg_viterbi_fast_survivor_scalar;
 upg_viterbi_fast_survivor upg_viterbi_fast_survivor_avx2;
+upg_viterbi_fast_survivor upg_viterbi_fast_survivor_neon;
 
 #endif

@@ -20,7 +20,11 @@
 enum { KC_GUARD = 64, KC_SEED = 20240607 };
 
 /* CPU flags of the levels to compare with scalar; those the machine lacks are left out. */
+#if defined(__aarch64__)
+static const uint32_t kc_levels[] = { UPG_CPU_NEON, UINT32_MAX };
+#else
 static const uint32_t kc_levels[] = { UPG_CPU_AVX2, UINT32_MAX };
+#endif
 
 static inline size_t kc_level_count(void)
 {
