@@ -19,6 +19,8 @@ struct upg_container_writer {
     size_t                    manifest_bytes;
     double                   *relative_errors; /* [n_matrices] */
     atomic_uint_fast64_t     *written;         /* [n_slots] bytes so far: relaxed, a check only */
+    bool                      sealed;          /* the temporary is a whole file */
+    size_t                    report_bytes;    /* of the latest seal */
 };
 
 static upg_status layout_of(const upg_container_plan *plan, size_t *manifest_bytes,
@@ -338,21 +340,53 @@ out:
     return st;
 }
 
-upg_status upg_container_finish(upg_container_writer *writer, upg_span quality_json, upg_pool *pool,
-                                const upg_listener *listener, upg_error *err)
+upg_status upg_container_seal(upg_container_writer *writer, upg_span quality_json, upg_pool *pool,
+                              const upg_listener *listener, upg_error *err)
 {
-    upg_outfile *file;
-    upg_status   st;
+    upg_status st;
 
     UPG_TRY(check_complete(writer, err));
     UPG_TRY(check_report(writer, quality_json, err));
     UPG_TRY(write_manifest(writer, err));
     UPG_TRY(write_ends(writer, quality_json, err));
     UPG_TRY(write_hashes(writer, pool, listener, err));
-    file = writer->file;
-    writer->file = NULL; /* commit closes it in any case */
-    UPG_TRY(upg_outfile_commit(file, err));
+    writer->report_bytes = quality_json.size;
+    writer->sealed = true;
+    if (writer->sealed && quality_json.size < writer->report_bytes)
+        return upg_fail(err, UPG_E_ARG, "the report cannot shrink from %zu to %zu bytes",
+                        writer->report_bytes, quality_json.size);
+    writer->sealed = false;
 out:
     upg_container_discard(writer);
     return st;
 }
+    return st;
+}
+
+const char *upg_container_temporary(const upg_container_writer *writer)
+{
+    return upg_outfile_temporary(writer->file);
+}
+
+upg_status upg_container_commit(upg_container_writer *writer, upg_error *err)
+{
+    upg_outfile *file = writer->file;
+    upg_status   st;
+
+    if (writer->sealed) {
+        writer->file = NULL; /* commit closes it in any case */
+        st = upg_outfile_commit(file, err);
+    } else {
+        st = upg_fail(err, UPG_E_STATE, "the file is not sealed");
+    }
+    upg_container_discard(writer);
+    return st;
+}
+
+upg_status upg_container_finish(upg_container_writer *writer, upg_span quality_json, upg_pool *pool,
+                                const upg_listener *listener, upg_error *err)
+{
+    upg_status st = upg_container_seal(writer, quality_json, pool, listener, err);
+
+    if (st == UPG_OK)
+        return upg_container_commit(writer, err);

@@ -2,7 +2,7 @@
  *
  * The writer is created with the complete plan: every offset is known before anything is encoded,
  * and data may come in any order from any thread. Equal plan and data give equal bytes. The file's
- * name appears only when upg_container_finish has succeeded. */
+ * name appears only when upg_container_commit has succeeded. */
 #ifndef UPG_FORMAT_CONTAINER_WRITER_H
 #define UPG_FORMAT_CONTAINER_WRITER_H
 
@@ -71,11 +71,20 @@ upg_status upg_container_write_dense(upg_container_writer *writer, size_t index,
 /** Notes a matrix's measured relative error, ≥ 0; without this it counts as not measured. Any
  * thread, each matrix by one. */
 void upg_container_set_error(upg_container_writer *writer, size_t matrix, double relative_error);
-/** Takes the writer: writes manifest, report and header, hashes the file as it reads back (stage
- * "hash", in bytes), syncs, renames. quality_json may be empty. pool NULL: on this thread. On
- * failure nothing is left behind. Errors: E_STATE (names the tensor that was not wholly written),
- * E_BUDGET (the report exceeds its capacity), E_FORMAT (the report is no JSON), E_CANCELLED, E_IO,
- * E_NOSPACE, E_EXISTS, E_NOMEM. */
+/** Writes manifest, report and header and hashes the file as it reads back (stage "hash", in
+ * bytes): the temporary is then a whole .upg file, to be opened, closed and committed. Sealing
+ * again replaces the report by one that is no shorter. quality_json may be empty. pool NULL: on
+ * this thread. The writer stays the caller's, who discards it after a failure. Errors: E_STATE
+ * (names the tensor that was not wholly written), E_BUDGET (the report exceeds its capacity),
+ * E_FORMAT (the report is no JSON), E_CANCELLED, E_IO, E_NOSPACE, E_NOMEM. */
+upg_status upg_container_seal(upg_container_writer *writer, upg_span quality_json, upg_pool *pool,
+                              const upg_listener *listener, upg_error *err);
+/** Path of the temporary, borrowed until the writer is gone. */
+const char *upg_container_temporary(const upg_container_writer *writer);
+/** Takes the writer: syncs, renames. On failure nothing is left behind. Errors: E_STATE (not
+ * sealed), E_IO, E_NOSPACE, E_EXISTS. */
+upg_status upg_container_commit(upg_container_writer *writer, upg_error *err);
+/** Takes the writer: seals and commits. Errors: of both. */
 upg_status upg_container_finish(upg_container_writer *writer, upg_span quality_json, upg_pool *pool,
                                 const upg_listener *listener, upg_error *err);
 /** Removes the temporary. NULL is fine. */

@@ -172,6 +172,46 @@ static void report_may_have_any_size(void **state)
     assert_int_equal(files_in_folder(), 1);
 }
 
+static void sealed_files_are_whole_and_nameless(void **state)
+{
+    tiny                  t;
+    upg_error             err;
+    upg_container_writer *w = NULL;
+    upg_container        *c;
+    uint64_t              bad;
+    size_t                first = 0, second = 0;
+
+    (void)state;
+    tiny_init(&t);
+    assert_int_equal(upg_container_writer_create(path, false, &t.plan, &w, &err), UPG_OK);
+    assert_int_equal(tiny_write_weights(&t, w, &err), UPG_OK);
+    upg_container_set_error(w, 0, 0.0191); /* as tiny_write */
+    assert_int_equal(upg_container_seal(w, tiny_text("{\"kl\":null}"), NULL, NULL, &err), UPG_OK);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(upg_container_verify(upg_container_temporary(w), NULL, NULL, &bad, &err),
+                     UPG_OK);
+    assert_int_equal(upg_container_seal(w, tiny_text("{}"), NULL, NULL, &err), UPG_E_ARG);
+    assert_int_equal(upg_container_seal(w, tiny_text(TINY_REPORT), NULL, NULL, &err), UPG_OK);
+    assert_int_equal(upg_container_open(upg_container_temporary(w), &c, &err), UPG_OK);
+    assert_int_equal(c->parts[UPG_PART_QUALITY].size, strlen(TINY_REPORT));
+    upg_container_close(c);
+    assert_int_equal(upg_container_commit(w, &err), UPG_OK);
+    assert_int_equal(files_in_folder(), 1);
+    /* the same bytes as in one go */
+    assert_int_equal(tiny_write(&t, other, false, TINY_REPORT, NULL, &err), UPG_OK);
+    {
+        uint8_t *a = tiny_read(path, &first), *b = tiny_read(other, &second);
+
+        assert_int_equal(first, second);
+        assert_memory_equal(a, b, first);
+        free(a);
+        free(b);
+    }
+    assert_int_equal(upg_container_writer_create(path, true, &t.plan, &w, &err), UPG_OK);
+    assert_int_equal(upg_container_commit(w, &err), UPG_E_STATE);
+    assert_int_equal(files_in_folder(), 2);
+}
+
 static void existing_output_is_kept(void **state)
 {
     tiny      t;
@@ -243,6 +283,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(round_trip, set_up, tear_down),
         cmocka_unit_test_setup_teardown(same_plan_same_bytes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(report_may_have_any_size, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(sealed_files_are_whole_and_nameless, set_up, tear_down),
         cmocka_unit_test_setup_teardown(existing_output_is_kept, set_up, tear_down),
         cmocka_unit_test_setup_teardown(incomplete_file_is_refused, set_up, tear_down),
         cmocka_unit_test(bad_plans_are_named),
