@@ -6,7 +6,8 @@
 
 #include "codec/rotation.h"
 
-enum { FILLS = 6 }; /* random, bits 0, bits 1, x −128, x 127, x 0 */
+/* random, bits 0, bits 1, x −128, x 127, x 0, bits 0 with x −128: the largest sums */
+enum { FILLS = 7 };
 
 static void compare_bitdot(const upg_kernels *ref, const upg_kernels *new, size_t groups,
                            size_t rows, int fill)
@@ -19,14 +20,14 @@ static void compare_bitdot(const upg_kernels *ref, const upg_kernels *new, size_
     int32_t  *want = kc_alloc(rows * sizeof *want), *got = kc_alloc(rows * sizeof *got);
 
     for (size_t i = 0; i < groups * rows; i++)
-        code[i] = fill == 1   ? 0
-                  : fill == 2 ? UINT32_MAX
-                              : (uint32_t)upg_random_u64(KC_SEED, counter++);
+        code[i] = fill == 1 || fill == 6 ? 0
+                  : fill == 2            ? UINT32_MAX
+                                         : (uint32_t)upg_random_u64(KC_SEED, counter++);
     for (size_t i = 0; i < 32 * groups; i++)
-        x[i] = (int8_t)(fill == 3   ? -128
-                        : fill == 4 ? 127
-                        : fill == 5 ? 0
-                                    : kc_int(&counter, -128, 127));
+        x[i] = (int8_t)(fill == 3 || fill == 6 ? -128
+                        : fill == 4            ? 127
+                        : fill == 5            ? 0
+                                               : kc_int(&counter, -128, 127));
     ref->bitdot_prepare(groups, x, prepared_ref);
     ref->bitdot(groups, rows, code, prepared_ref, want);
     new->bitdot_prepare(groups, x, prepared_new);
