@@ -27,8 +27,6 @@ enum {
     ROWS_PER_ITEM = 64
 };
 
-#define DEFAULT_DAMPING 1e-2
-
 typedef enum pass { PASS_ATTENTION, PASS_O, PASS_FFN, PASS_DOWN, PASS_FINISH, PASS_HEAD } pass;
 
 /* One stream of activations through one version of the weights. */
@@ -333,7 +331,7 @@ static upg_status code_matrices(calibrator *c, upg_moments *moments,
     upg_feedback_matrix work[3] = { 0 };
     uint32_t            n_coded = 0;
     double              used = 0;
-    double damping = c->calibration->damping > 0 ? c->calibration->damping : DEFAULT_DAMPING;
+    double damping = c->calibration->damping > 0 ? c->calibration->damping : UPG_DEFAULT_DAMPING;
     float *diagonal = upg_malloc(moments->width, sizeof *diagonal, err);
 
     UPG_TRY(diagonal != NULL ? UPG_OK : UPG_E_NOMEM);

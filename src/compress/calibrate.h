@@ -9,11 +9,14 @@
 
 #include "compress/encode.h"
 
+/** Of second moments, relative to their mean diagonal. */
+#define UPG_DEFAULT_DAMPING 1e-2
+
 typedef struct upg_calibration {
     const int32_t *tokens; /* i32 [n_windows][window], each < vocab */
     uint32_t       n_windows, window;
     bool           sequential; /* two streams and corrected targets; else the exact stream alone */
-    double         damping;    /* of the second moments, relative to their mean diagonal; 0 = .01 */
+    double damping; /* of the second moments, relative to their mean diagonal; 0 = the default */
 } upg_calibration;
 
 /** Takes the results, matrix by matrix in the order in which they are coded. `encoded` is borrowed

@@ -1,6 +1,9 @@
 #include "compress/calibration_text.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/alloc.h"
 #include "tokenizer/tokenizer.h"
@@ -50,11 +53,14 @@ upg_status upg_token_windows_make(const upg_weights *weights, upg_span text, uin
 
     *windows = (upg_token_windows) { 0 };
     if (weights->tokenizer_json.size == 0)
-        return upg_fail(err, UPG_E_UNSUPPORTED,
-                        "the checkpoint has no tokenizer.json: text cannot be used with it");
+        return upg_fail(
+            err, UPG_E_UNSUPPORTED,
+            "the checkpoint has no tokenizer.json: without it text cannot be used, only "
+            "compression without calibration is possible");
     windows->window = window < weights->config.context ? window : weights->config.context;
     UPG_TRY(tokenize_text(weights, text, &tokens, &n, err));
     UPG_TRY(check_tokens(weights, tokens, n, windows->window, err));
+    windows->n_tokens = n;
     n_whole = n / windows->window;
     windows->n_windows = n_whole < max_windows ? (uint32_t)n_whole : max_windows;
     windows->tokens =
@@ -73,4 +79,11 @@ void upg_token_windows_deinit(upg_token_windows *windows)
 {
     upg_free(windows->tokens);
     *windows = (upg_token_windows) { 0 };
+}
+
+void upg_text_hash(upg_span text, char hash[33])
+{
+    XXH128_hash_t h = XXH3_128bits(text.data, text.size);
+
+    snprintf(hash, 33, "%016" PRIx64 "%016" PRIx64, (uint64_t)h.high64, (uint64_t)h.low64);
 }

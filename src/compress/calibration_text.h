@@ -11,6 +11,7 @@ enum { UPG_CALIBRATION_WINDOW = 512, UPG_CALIBRATION_WINDOWS = 128 };
 typedef struct upg_token_windows {
     int32_t *tokens; /* i32 [n_windows][window] */
     uint32_t n_windows, window;
+    uint64_t n_tokens; /* of the whole text */
 } upg_token_windows;
 
 /** Tokenizes text with the model's tokenizer and takes up to max_windows whole windows, evenly
@@ -20,5 +21,7 @@ typedef struct upg_token_windows {
 upg_status upg_token_windows_make(const upg_weights *weights, upg_span text, uint32_t window,
                                   uint32_t max_windows, upg_token_windows *windows, upg_error *err);
 void       upg_token_windows_deinit(upg_token_windows *windows);
+/** XXH3-128 of the text as 32 hexadecimal digits: names it in reports. */
+void upg_text_hash(upg_span text, char hash[33]);
 
 #endif

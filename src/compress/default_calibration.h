@@ -1,5 +1,6 @@
-/* default_calibration.h: the calibration text that the library carries, data/calibration/default.txt
- * (its PROVENANCE.md says what is in it), turned into an array by the build. */
+/* default_calibration.h: the calibration text that the library carries,
+ * data/calibration/default.txt (its PROVENANCE.md says what is in it), turned into an array by the
+ * build. */
 #ifndef UPG_COMPRESS_DEFAULT_CALIBRATION_H
 #define UPG_COMPRESS_DEFAULT_CALIBRATION_H
 

@@ -19,9 +19,10 @@
 #include "format/container_writer.h"
 
 #define DEFAULT_BITS        3.2
+#define MAX_BITS            32.0
 #define DEFAULT_MEMORY      (UINT64_C(8) << 30)
 #define LARGE_MODEL         1000000000u
-#define QUALITY_CAPACITY    65536u
+#define QUALITY_CAPACITY    4096u /* twice what a report with all roles and figures takes */
 #define SENSITIVITY_WINDOWS 8u
 #define FP32_BYTES          4u
 #define MIN_FP32_RATIO      10u
@@ -117,21 +118,23 @@ static void plan_parts(upg_job *job)
     job->file_plan.quality_capacity = QUALITY_CAPACITY;
 }
 
-/* Bytes that code may take beyond what the lowest rates take, given the size at those rates.
- * Fails when even that is too much, with the least possible figure. */
+/* Bytes that code may take, given the size at the lowest rates. Fails when even that is too much,
+ * with the least possible figure. */
 static upg_status code_budget(const upg_job *job, const upg_container_size *least, uint64_t *budget,
                               upg_error *err)
 {
     double   bits = job->settings.bits_per_parameter;
-    bool     large = bits == 0 && least->parameters > LARGE_MODEL;
+    uint64_t file_limit = job->settings.max_file_bytes, weight_limit = UINT64_MAX;
     double   target = bits == 0 ? DEFAULT_BITS : bits;
-    uint64_t weight_limit = (uint64_t)(target * (double)least->parameters / 8);
-    uint64_t file_limit = least->parameters * FP32_BYTES / MIN_FP32_RATIO;
     uint64_t parts_bytes = least->file_bytes - least->weight_bytes;
     uint64_t other_bytes = least->weight_bytes - job->plan.code_bytes;
 
-    if (large && file_limit < weight_limit + parts_bytes)
-        weight_limit = file_limit > parts_bytes ? file_limit - parts_bytes : 0;
+    if (bits != 0 || file_limit == 0)
+        weight_limit = (uint64_t)(target * (double)least->parameters / 8);
+    if (file_limit == 0)
+        file_limit = bits == 0 && least->parameters > LARGE_MODEL
+                         ? least->parameters * FP32_BYTES / MIN_FP32_RATIO
+                         : UINT64_MAX;
     if (weight_limit < least->weight_bytes)
         return upg_fail(err, UPG_E_BUDGET,
                         "%.3f bits per parameter cannot be reached: this model takes at least %.3f "
@@ -139,6 +142,14 @@ static upg_status code_budget(const upg_job *job, const upg_container_size *leas
                         target, 8.0 * (double)least->weight_bytes / (double)least->parameters,
                         least->weight_bytes, least->parameters);
     *budget = weight_limit - other_bytes;
+    if (file_limit < least->file_bytes)
+        return upg_fail(err, UPG_E_BUDGET,
+                        "a file of %" PRIu64 " bytes cannot be reached: this model takes at least "
+                        "%" PRIu64 " (%" PRIu64 " of weights, %" PRIu64
+                        " of tokenizer, config and tables)",
+                        file_limit, least->file_bytes, least->weight_bytes, parts_bytes);
+    if (weight_limit > file_limit - parts_bytes)
+        weight_limit = file_limit - parts_bytes;
     return UPG_OK;
 }
 
@@ -148,24 +159,44 @@ static uint32_t threads_of(const upg_job *job)
 }
 
 /* Measures what each unit of the plan matters, on a few windows of the calibration text. */
+static uint32_t plan_windows(const upg_job *job)
+{
+    uint32_t n = job->calibration.n_windows;
+
+    return n < SENSITIVITY_WINDOWS ? n : SENSITIVITY_WINDOWS;
+}
+
+/* Copies windows evenly spread over those of the calibration: i32 [plan_windows][window]. */
+static int32_t *spread_windows(upg_job *job, upg_error *err)
+{
+    const upg_token_windows *all = &job->calibration;
+    uint32_t                 n = plan_windows(job);
+    int32_t *tokens = upg_arena_alloc(&job->arena, (size_t)n * all->window, sizeof *tokens, err);
+
+    for (size_t w = 0; tokens != NULL && w < n; w++)
+        memcpy(tokens + w * all->window, all->tokens + w * all->n_windows / n * all->window,
+               all->window * sizeof *tokens);
+    return tokens;
+}
+
 static upg_status measure_plan(upg_job *job, upg_error *err)
 {
     upg_status         st;
     upg_pool          *pool = NULL;
     upg_kernels        kernels;
     upg_meter          meter;
-    uint32_t           n = job->calibration.n_windows, flags = upg_cpu_flags();
+    uint32_t           n = plan_windows(job), flags = upg_cpu_flags();
     upg_encode_context context = { NULL, &kernels, flags, job->settings.seed, &meter };
 
-    if (n > SENSITIVITY_WINDOWS)
-        n = SENSITIVITY_WINDOWS;
+    int32_t           *tokens = spread_windows(job, err);
+    UPG_TRY(tokens != NULL ? UPG_OK : UPG_E_NOMEM);
     upg_kernels_select(flags, &kernels);
     UPG_TRY(upg_pool_create(threads_of(job), &pool, err));
     context.pool = pool;
     upg_meter_start(&meter, &job->settings.listener, "plan", "tokens",
                     (uint64_t)n * job->calibration.window * job->weights->config.n_layers);
-    UPG_TRY(upg_sensitivity_measure(&context, job->weights, job->calibration.tokens, n,
-                                    job->calibration.window, &job->plan, err));
+    UPG_TRY(upg_sensitivity_measure(&context, job->weights, tokens, n, job->calibration.window,
+                                    &job->plan, err));
     UPG_TRY(upg_meter_finish(&meter, err));
 out:
     upg_pool_close(pool);
@@ -173,13 +204,33 @@ out:
 }
 
 static upg_status make_plan(upg_job *job, upg_error *err)
+static upg_status write_recipe(upg_job *job, upg_error *err)
+{
+    const upg_job_settings *s = &job->settings;
+    upg_job_recipe          recipe = { .seed = s->seed,
+                                       .max_file_bytes = s->max_file_bytes,
+                                       .bits_per_parameter = s->bits_per_parameter,
+                                       .independent = s->independent,
+                                       .damping = UPG_DEFAULT_DAMPING,
+                                       .plan_windows = plan_windows(job),
+                                       .text_bytes = s->calibration.size,
+                                       .text_tokens = job->calibration.n_tokens,
+                                       .n_windows = job->calibration.n_windows,
+                                       .window = job->calibration.window };
+
+    if (s->bits_per_parameter == 0 && s->max_file_bytes == 0)
+        recipe.bits_per_parameter = DEFAULT_BITS;
+    upg_text_hash(s->calibration, recipe.text_hash);
+    return upg_job_report_recipe(&recipe, &job->options_json, err);
+}
+
 {
     upg_status         st;
     upg_container_size least;
     uint64_t           budget = 0;
 
     UPG_TRY(upg_plan_create(job->weights, &job->arena, &job->plan, err));
-    UPG_TRY(upg_buffer_addf(&job->options_json, err, "{\"seed\":%" PRIu64 "}", job->settings.seed));
+    UPG_TRY(write_recipe(job, err));
     job->file_plan.options_json = job->options_json.data;
     plan_parts(job);
     UPG_TRY(plan_vectors(job, err));
@@ -248,6 +299,9 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     job->output = upg_strndup(output, strlen(output), err);
     UPG_TRY(job->output != NULL ? UPG_OK : UPG_E_NOMEM);
     if (!settings->overwrite && upg_file_exists(output))
+    if (!(settings->bits_per_parameter >= 0 && settings->bits_per_parameter <= MAX_BITS))
+        UPG_TRY(upg_fail(err, UPG_E_ARG, "bits_per_parameter is %g, at most %g make sense",
+                         settings->bits_per_parameter, MAX_BITS));
         UPG_TRY(
             upg_fail(err, UPG_E_EXISTS, "%s: the file exists and was not to be replaced", output));
     UPG_TRY(upg_weights_open(checkpoint, &job->weights, err));
@@ -382,33 +436,59 @@ static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer 
 }
 
 upg_status upg_job_run(upg_job *job, upg_error *err)
+/* Reports, and with an evaluator runs the file while it has not yet its name. Takes the writer. */
+static upg_status finish(upg_job *job, upg_pool *pool, upg_container_writer *writer,
+                         upg_evaluation *evaluation, upg_error *err)
+{
+    const upg_evaluator *evaluator = job->settings.evaluator;
+    const upg_listener  *listener = &job->settings.listener;
+    upg_status           st;
+    upg_buffer           quality;
+
+    upg_buffer_init(&quality, QUALITY_CAPACITY);
+    UPG_TRY(upg_job_report_quality(&job->summary, NULL, &quality, err));
+    UPG_TRY(upg_container_seal(writer, (upg_span) { (const uint8_t *)quality.data, quality.size },
+                               pool, listener, err));
+    if (evaluator != NULL) {
+        UPG_TRY(
+            evaluator->measure(evaluator->user, upg_container_temporary(writer), evaluation, err));
+        UPG_TRY(upg_job_report_quality(&job->summary, evaluation, &quality, err));
+        UPG_TRY(upg_container_seal(writer,
+                                   (upg_span) { (const uint8_t *)quality.data, quality.size }, pool,
+                                   listener, err));
+    }
+    st = upg_container_commit(writer, err);
+    writer = NULL; /* after a failure too */
+out:
+    upg_container_discard(writer);
+    upg_buffer_deinit(&quality);
+    return st;
+}
+
 {
     upg_status            st;
     upg_pool             *pool = NULL;
     upg_container_writer *writer = NULL;
-    upg_buffer            quality;
+    upg_evaluation        evaluation = { 0 };
     uint64_t              start = upg_now_ns();
 
     if (job->ran)
         return upg_fail(err, UPG_E_STATE, "this compression ran already");
     job->ran = true;
-    upg_buffer_init(&quality, QUALITY_CAPACITY);
     UPG_TRY(upg_pool_create(threads_of(job), &pool, err));
     UPG_TRY(upg_container_writer_create(job->output, job->settings.overwrite, &job->file_plan,
                                         &writer, err));
     UPG_TRY(encode_all(job, pool, writer, err));
-    UPG_TRY(upg_job_report_quality(&job->summary, &quality, err));
-    st = upg_container_finish(writer, (upg_span) { (const uint8_t *)quality.data, quality.size },
-                              pool, &job->settings.listener, err);
-    writer = NULL; /* finish takes it, after a failure too */
+    st = finish(job, pool, writer, &evaluation, err);
+    writer = NULL;
     UPG_TRY(st);
     UPG_TRY(upg_job_report_result(job->output, job->weights->source_bytes, &job->size,
                                   (double)(upg_now_ns() - start) * 1e-9, &job->summary,
                                   &job->result_json, err));
+                                  job->settings.evaluator != NULL ? &evaluation : NULL,
 out:
     upg_container_discard(writer);
     upg_pool_close(pool);
-    upg_buffer_deinit(&quality);
     return st;
 }
 

@@ -5,31 +5,41 @@
 #include <stdatomic.h>
 
 #include "base/progress.h"
-#include "compress/plan.h"
+#include "compress/job_report.h"
+
+/** Runs a finished file that has not yet its name and compares it with the checkpoint: what lies
+ * above this layer can do. */
+typedef struct upg_evaluator {
+    upg_status (*measure)(void *user, const char *path, upg_evaluation *result, upg_error *err);
+    void *user;
+} upg_evaluator;
 
 typedef struct upg_job_settings {
     double bits_per_parameter; /* of the weight bytes; 0 = 3.2, and for models over 1e9
-                                * parameters the file ≤ fp32 / 10 too */
+                                * parameters the file ≤ fp32 / 10 too; 0 with max_file_bytes = no
+                                * bound of its own */
+    uint64_t max_file_bytes;   /* of the whole file; 0 = no bound of its own */
     uint32_t threads;          /* 0 = one per physical core */
     uint64_t max_memory;       /* resident bytes; 0 = 8 GiB */
     uint64_t seed;             /* of the rotation */
     bool     overwrite;
-    upg_span calibration;  /* UTF-8 text, borrowed until the job is closed; empty = round to
-                            * nearest, without error feedback */
-    bool independent;      /* moments of the unquantised model alone, so that no layer waits for
-                            * another; costs some quality */
-    upg_listener listener; /* its cancel flag outlives the job */
+    upg_span calibration; /* UTF-8 text, borrowed until the job is closed; empty = round to
+                           * nearest, without error feedback */
+    bool independent;     /* moments of the unquantised model alone, so that no layer waits for
+                           * another; costs some quality */
+    const upg_evaluator *evaluator; /* NULL = the file is not run; outlives the job */
+    upg_listener         listener;  /* its cancel flag outlives the job */
 } upg_job_settings;
 
 typedef struct upg_job upg_job;
 
 /** Opens the checkpoint, checks it and plans the rates; encodes nothing. Errors: as
  * upg_weights_open; E_EXISTS, E_BUDGET (says the least possible), E_UNSUPPORTED (the input is coded
- * already). */
+ * already), E_ARG (bits_per_parameter is no number that could be meant). */
 upg_status upg_job_open(const char *checkpoint, const char *output,
                         const upg_job_settings *settings, upg_job **job, upg_error *err);
-/** Encodes, writes, hashes, renames. Errors: E_DATA, E_CANCELLED, E_IO, E_NOSPACE, E_NOMEM; then no
- * file remains. E_STATE when it ran before. */
+/** Encodes, writes, hashes, evaluates, renames. Errors: as the evaluator; E_DATA, E_CANCELLED,
+ * E_IO, E_NOSPACE, E_NOMEM; then no file remains. E_STATE when it ran before. */
 upg_status upg_job_run(upg_job *job, upg_error *err);
 /** JSON objects, owned by the job: the plan; the result, NULL before a successful run. */
 const char *upg_job_plan_json(const upg_job *job);

@@ -78,7 +78,43 @@ upg_status upg_job_report_plan(const upg_plan *plan, const upg_container_size *s
         json, err);
 }
 
-upg_status upg_job_report_quality(const upg_job_summary *summary, upg_buffer *json, upg_error *err)
+upg_status upg_job_report_recipe(const upg_job_recipe *r, upg_buffer *json, upg_error *err)
+{
+    json_t *root = json_pack("{s:I}", "seed", (json_int_t)r->seed);
+
+    if (r->bits_per_parameter > 0)
+        json_object_set_new(root, "bits_per_parameter", json_real(r->bits_per_parameter));
+    if (r->max_file_bytes > 0)
+        json_object_set_new(root, "max_file_bytes", json_integer((json_int_t)r->max_file_bytes));
+    if (r->n_windows == 0)
+        json_object_set_new(root, "calibration", json_null());
+    else
+        json_object_set_new(root, "calibration",
+                            json_pack("{s:s,s:I,s:I,s:i,s:i,s:s,s:f,s:s,s:i}", "text_xxh3",
+                                      r->text_hash, "text_bytes", (json_int_t)r->text_bytes,
+                                      "text_tokens", (json_int_t)r->text_tokens, "windows",
+                                      (int)r->n_windows, "window", (int)r->window, "moments",
+                                      r->independent ? "independent" : "sequential", "damping",
+                                      r->damping, "plan", "fisher", "plan_windows",
+                                      (int)r->plan_windows));
+    return dump(root, json, err);
+}
+
+static json_t *evaluation_json(const upg_evaluation *e)
+{
+    if (e == NULL)
+        return json_null();
+    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:I,s:i,s:s}", "perplexity",
+                     e->perplexity, "original_perplexity", e->against_perplexity, "ppl_ratio",
+                     ratio(e->perplexity, e->against_perplexity), "retention",
+                     ratio(e->against_perplexity, e->perplexity), "kl_mean", e->kl_mean, "kl_p99",
+                     e->kl_p99, "top1", e->top1, "top1_agreement", e->top1_agreement, "tokens",
+                     (json_int_t)e->tokens, "windows", (json_int_t)e->windows, "window",
+                     (int)e->window, "text_xxh3", e->text_hash);
+}
+
+upg_status upg_job_report_quality(const upg_job_summary *summary, const upg_evaluation *evaluation,
+                                  upg_buffer *json, upg_error *err)
 {
     json_t *roles = json_object();
     double  error2 = 0, energy2 = 0;
@@ -90,14 +126,15 @@ upg_status upg_job_report_quality(const upg_job_summary *summary, upg_buffer *js
         error2 += summary->error2[r];
         energy2 += summary->energy2[r];
     }
-    return dump(json_pack("{s:f,s:o,s:n}", "relative_error", ratio(error2, energy2), "by_role",
-                          roles, "evaluation"),
+    return dump(json_pack("{s:f,s:o,s:o}", "relative_error", ratio(error2, energy2), "by_role",
+                          roles, "evaluation", evaluation_json(evaluation)),
                 json, err);
 }
 
 upg_status upg_job_report_result(const char *path, uint64_t source_bytes,
                                  const upg_container_size *size, double seconds,
-                                 const upg_job_summary *summary, upg_buffer *json, upg_error *err)
+                                 const upg_job_summary *summary, const upg_evaluation *evaluation,
+                                 upg_buffer *json, upg_error *err)
 {
     upg_map    map;
     upg_status st = upg_map_open(path, &map, err);
@@ -113,13 +150,13 @@ upg_status upg_job_report_result(const char *path, uint64_t source_bytes,
         error2 += summary->error2[r];
         energy2 += summary->energy2[r];
     }
-    return dump(json_pack("{s:I,s:I,s:f,s:I,s:f,s:f,s:f,s:f,s:f}", "file_bytes", (json_int_t)bytes,
-                          "parameters", (json_int_t)size->parameters, "bits_per_parameter",
-                          ratio(8 * bytes, parameters), "weight_bytes",
-                          (json_int_t)size->weight_bytes, "weight_bits_per_parameter",
-                          ratio(8 * (double)size->weight_bytes, parameters), "ratio_fp32",
-                          ratio(4 * parameters, bytes), "ratio_source",
-                          ratio((double)source_bytes, bytes), "relative_error",
-                          ratio(error2, energy2), "seconds", seconds),
-                json, err);
+    return dump(
+        json_pack("{s:I,s:I,s:f,s:I,s:f,s:f,s:f,s:f,s:o,s:f}", "file_bytes", (json_int_t)bytes,
+                  "parameters", (json_int_t)size->parameters, "bits_per_parameter",
+                  ratio(8 * bytes, parameters), "weight_bytes", (json_int_t)size->weight_bytes,
+                  "weight_bits_per_parameter", ratio(8 * (double)size->weight_bytes, parameters),
+                  "ratio_fp32", ratio(4 * parameters, bytes), "ratio_source",
+                  ratio((double)source_bytes, bytes), "relative_error", ratio(error2, energy2),
+                  "evaluation", evaluation_json(evaluation), "seconds", seconds),
+        json, err);
 }
