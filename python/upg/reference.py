@@ -116,6 +116,31 @@ def decode(bands: list[list[int]], codes: list[dict[str, Any]], words: np.ndarra
     return out
 
 
+def outliers(counts: dict[str, int], data: np.ndarray, shape: list[int]) -> np.ndarray:
+    """What "Outliers" adds to a matrix: f64 [rows][columns]."""
+    n_rows, n_cols = shape
+    d, n, raw = counts["columns"], counts["sparse"], data.tobytes()
+    if len(raw) != 4 * d + 2 * (d + (n > 0)) + d * n_rows + n + counts["gap_bytes"]:
+        raise ValueError("the outliers' tensor is not of the size that the manifest says")
+    out = np.zeros((n_rows, n_cols))
+    scales = np.frombuffer(raw, "<f2", d + (n > 0), 4 * d).astype(float)
+    at = 4 * d + scales.nbytes // 4
+    dense = np.frombuffer(raw, "i1", d * n_rows, at).reshape(d, n_rows)
+    out[:, np.frombuffer(raw, "<u4", d)] = (scales[:d, None] * dense).T
+    at += d * n_rows
+    values, place, gap, shift, k = np.frombuffer(raw, "i1", n, at), 0, 0, 0, 0
+    for byte in raw[at + n:]:
+        gap |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            place += gap
+            out[place // n_cols, place % n_cols] += scales[d] * values[k]
+            place, gap, shift, k = place + 1, 0, 0, k + 1
+    if k != n:
+        raise ValueError(f"{k} places for {n} outliers")
+    return out
+
+
 class File:
     """tensors   every tensor by its name, read-only views of the file (BF16 as u2)
     manifest  the manifest, parsed"""
@@ -140,7 +165,7 @@ class File:
             check_hashes(raw, begin + header["upg.hashes"]["data_offsets"][0])
         self.manifest: dict[str, Any] = json.loads(self.part("manifest"))
         version, features = self.manifest["version"], self.manifest["features"]
-        if version.split(".")[0] != "1" or features:
+        if version.split(".")[0] != "1" or set(features) - {"outliers"}:
             raise ValueError(f"version {version} with features {features}, this reader knows 1.x")
 
     def part(self, name: str) -> bytes:
@@ -164,7 +189,10 @@ class File:
         if rotated:
             return w
         blocks = w.reshape(-1, m["block"]) @ hadamard(m["block"]).astype(dtype)
-        return blocks.reshape(w.shape) * signs(int(m["seed"], 16), w.shape[1])
+        w = blocks.reshape(w.shape) * signs(int(m["seed"], 16), w.shape[1])
+        if "outliers" in m:
+            w += outliers(m["outliers"], self.tensors[name + ".outliers"], m["shape"]).astype(dtype)
+        return w
 
 
 def read(path: str, check: bool = True) -> File:

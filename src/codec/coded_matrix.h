@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "codec/code.h"
+#include "codec/outliers.h"
 #include "codec/rotation.h"
 
 enum { UPG_BLOCK_ROWS = 64, UPG_GROUP_COLUMNS = 32 };
@@ -27,10 +28,11 @@ typedef struct upg_band {
 } upg_band;
 
 typedef struct upg_coded_matrix {
-    uint32_t        n_rows, n_cols;
-    upg_rotation    rotation; /* of the input: width = n_cols */
-    uint32_t        n_bands;
-    const upg_band *bands; /* cover rows 0 … n_rows − 1 in order, without gaps */
+    uint32_t            n_rows, n_cols;
+    upg_rotation        rotation; /* of the input: width = n_cols */
+    uint32_t            n_bands;
+    const upg_band     *bands;    /* cover rows 0 … n_rows − 1 in order, without gaps */
+    const upg_outliers *outliers; /* what is added to the code, or NULL; borrowed */
 } upg_coded_matrix;
 
 static inline uint32_t upg_group_count(uint32_t n_cols)
@@ -82,7 +84,8 @@ void upg_band_pack_group(const upg_code *code, uint32_t n_rows, uint32_t matrix_
 
 /** The band that holds a row. */
 const upg_band *upg_coded_band_of(const upg_coded_matrix *matrix, uint32_t row);
-/** Row `row`, dequantised in the rotated basis: out f32 [n_cols]. Plain and slow: the reference. */
+/** Row `row` of the code, dequantised in the rotated basis: out f32 [n_cols]; without the outliers,
+ * which lie in the original one. Plain and slow: the reference. */
 void upg_coded_row(const upg_coded_matrix *matrix, uint32_t row, float *out);
 /** The same as exact integers V: out i32 [n_cols]. */
 void upg_band_row_values(const upg_band *band, uint32_t n_cols, uint32_t band_row, int32_t *out);

@@ -321,8 +321,10 @@ upg_coded_matrix upg_encoded_view(const upg_encode_context *context, const upg_p
 {
     const upg_matrix *matrix = units[0].matrix;
     const uint32_t   *bits = encoded->bits;
-    upg_coded_matrix  view = { matrix->n_rows, matrix->n_cols,
-                               upg_rotation_make(matrix->n_cols, context->seed), n_units, bands };
+    upg_coded_matrix  view = {
+         matrix->n_rows, matrix->n_cols, upg_rotation_make(matrix->n_cols, context->seed),
+         n_units,        bands,          NULL
+    };
 
     for (uint32_t u = 0; u < n_units; u++) {
         bands[u] = (upg_band) { *units[u].code,

@@ -38,7 +38,7 @@ struct upg_job {
     upg_token_windows  calibration;
     upg_buffer         options_json, plan_json, result_json;
     upg_job_summary    summary;
-    bool               ran;
+    bool               ran, succeeded;
 };
 
 /* ---- planning ------------------------------------------------------------------------------- */
@@ -56,8 +56,9 @@ static upg_status plan_matrices(upg_job *job, upg_error *err)
         const upg_matrix *matrix = job->plan.units[u].matrix;
         uint32_t          n_bands = upg_plan_units_of(&job->plan, u);
 
-        matrices[n] = (upg_matrix_plan) { matrix->name,       matrix->n_rows, matrix->n_cols,
-                                          job->settings.seed, n_bands,        bands + u };
+        matrices[n] =
+            (upg_matrix_plan) { matrix->name, matrix->n_rows, matrix->n_cols, job->settings.seed,
+                                n_bands,      bands + u,      { 0 } };
         for (uint32_t b = 0; b < n_bands; b++, u++)
             bands[u] = (upg_band_plan) { job->plan.units[u].n_rows, *job->plan.units[u].code };
     }
@@ -141,7 +142,6 @@ static upg_status code_budget(const upg_job *job, const upg_container_size *leas
                         "(%" PRIu64 " bytes of weights for %" PRIu64 " parameters)",
                         target, 8.0 * (double)least->weight_bytes / (double)least->parameters,
                         least->weight_bytes, least->parameters);
-    *budget = weight_limit - other_bytes;
     if (file_limit < least->file_bytes)
         return upg_fail(err, UPG_E_BUDGET,
                         "a file of %" PRIu64 " bytes cannot be reached: this model takes at least "
@@ -150,6 +150,7 @@ static upg_status code_budget(const upg_job *job, const upg_container_size *leas
                         file_limit, least->file_bytes, least->weight_bytes, parts_bytes);
     if (weight_limit > file_limit - parts_bytes)
         weight_limit = file_limit - parts_bytes;
+    *budget = weight_limit - other_bytes;
     return UPG_OK;
 }
 
@@ -158,7 +159,6 @@ static uint32_t threads_of(const upg_job *job)
     return job->settings.threads != 0 ? job->settings.threads : upg_cpu_cores();
 }
 
-/* Measures what each unit of the plan matters, on a few windows of the calibration text. */
 static uint32_t plan_windows(const upg_job *job)
 {
     uint32_t n = job->calibration.n_windows;
@@ -179,6 +179,7 @@ static int32_t *spread_windows(upg_job *job, upg_error *err)
     return tokens;
 }
 
+/* Measures what each unit of the plan matters, on a few windows of the calibration text. */
 static upg_status measure_plan(upg_job *job, upg_error *err)
 {
     upg_status         st;
@@ -187,8 +188,8 @@ static upg_status measure_plan(upg_job *job, upg_error *err)
     upg_meter          meter;
     uint32_t           n = plan_windows(job), flags = upg_cpu_flags();
     upg_encode_context context = { NULL, &kernels, flags, job->settings.seed, &meter };
-
     int32_t           *tokens = spread_windows(job, err);
+
     UPG_TRY(tokens != NULL ? UPG_OK : UPG_E_NOMEM);
     upg_kernels_select(flags, &kernels);
     UPG_TRY(upg_pool_create(threads_of(job), &pool, err));
@@ -203,7 +204,6 @@ out:
     return st;
 }
 
-static upg_status make_plan(upg_job *job, upg_error *err)
 static upg_status write_recipe(upg_job *job, upg_error *err)
 {
     const upg_job_settings *s = &job->settings;
@@ -224,6 +224,7 @@ static upg_status write_recipe(upg_job *job, upg_error *err)
     return upg_job_report_recipe(&recipe, &job->options_json, err);
 }
 
+static upg_status make_plan(upg_job *job, upg_error *err)
 {
     upg_status         st;
     upg_container_size least;
@@ -298,10 +299,10 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     upg_buffer_init(&job->result_json, 4096);
     job->output = upg_strndup(output, strlen(output), err);
     UPG_TRY(job->output != NULL ? UPG_OK : UPG_E_NOMEM);
-    if (!settings->overwrite && upg_file_exists(output))
     if (!(settings->bits_per_parameter >= 0 && settings->bits_per_parameter <= MAX_BITS))
         UPG_TRY(upg_fail(err, UPG_E_ARG, "bits_per_parameter is %g, at most %g make sense",
                          settings->bits_per_parameter, MAX_BITS));
+    if (!settings->overwrite && upg_file_exists(output))
         UPG_TRY(
             upg_fail(err, UPG_E_EXISTS, "%s: the file exists and was not to be replaced", output));
     UPG_TRY(upg_weights_open(checkpoint, &job->weights, err));
@@ -435,41 +436,47 @@ static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer 
     return st == UPG_OK ? upg_meter_finish(&meter, err) : st;
 }
 
-upg_status upg_job_run(upg_job *job, upg_error *err)
-/* Reports, and with an evaluator runs the file while it has not yet its name. Takes the writer. */
-static upg_status finish(upg_job *job, upg_pool *pool, upg_container_writer *writer,
-                         upg_evaluation *evaluation, upg_error *err)
+static upg_status seal(upg_job *job, upg_pool *pool, upg_container_writer *writer,
+                       const upg_evaluation *evaluation, upg_error *err)
 {
-    const upg_evaluator *evaluator = job->settings.evaluator;
-    const upg_listener  *listener = &job->settings.listener;
-    upg_status           st;
-    upg_buffer           quality;
+    upg_buffer quality;
+    upg_status st;
 
     upg_buffer_init(&quality, QUALITY_CAPACITY);
-    UPG_TRY(upg_job_report_quality(&job->summary, NULL, &quality, err));
-    UPG_TRY(upg_container_seal(writer, (upg_span) { (const uint8_t *)quality.data, quality.size },
-                               pool, listener, err));
-    if (evaluator != NULL) {
-        UPG_TRY(
-            evaluator->measure(evaluator->user, upg_container_temporary(writer), evaluation, err));
-        UPG_TRY(upg_job_report_quality(&job->summary, evaluation, &quality, err));
-        UPG_TRY(upg_container_seal(writer,
-                                   (upg_span) { (const uint8_t *)quality.data, quality.size }, pool,
-                                   listener, err));
-    }
-    st = upg_container_commit(writer, err);
-    writer = NULL; /* after a failure too */
-out:
-    upg_container_discard(writer);
+    st = upg_job_report_quality(&job->summary, evaluation, &quality, err);
+    if (st == UPG_OK)
+        st = upg_container_seal(writer, (upg_span) { (const uint8_t *)quality.data, quality.size },
+                                pool, &job->settings.listener, err);
     upg_buffer_deinit(&quality);
     return st;
 }
 
+/* Everything that can fail comes before the file gets its name. */
+static upg_status finish(upg_job *job, upg_pool *pool, upg_container_writer *writer,
+                         uint64_t start_ns, upg_error *err)
+{
+    const upg_evaluator *evaluator = job->settings.evaluator;
+    const char          *temporary = upg_container_temporary(writer);
+    upg_evaluation       evaluation = { 0 };
+    upg_status           st;
+
+    UPG_TRY(seal(job, pool, writer, NULL, err));
+    if (evaluator != NULL) {
+        UPG_TRY(evaluator->measure(evaluator->user, temporary, &evaluation, err));
+        UPG_TRY(seal(job, pool, writer, &evaluation, err));
+    }
+    UPG_TRY(upg_job_report_result(temporary, job->weights->source_bytes, &job->size,
+                                  (double)(upg_now_ns() - start_ns) * 1e-9, &job->summary,
+                                  evaluator != NULL ? &evaluation : NULL, &job->result_json, err));
+out:
+    return st;
+}
+
+upg_status upg_job_run(upg_job *job, upg_error *err)
 {
     upg_status            st;
     upg_pool             *pool = NULL;
     upg_container_writer *writer = NULL;
-    upg_evaluation        evaluation = { 0 };
     uint64_t              start = upg_now_ns();
 
     if (job->ran)
@@ -479,13 +486,10 @@ out:
     UPG_TRY(upg_container_writer_create(job->output, job->settings.overwrite, &job->file_plan,
                                         &writer, err));
     UPG_TRY(encode_all(job, pool, writer, err));
-    st = finish(job, pool, writer, &evaluation, err);
-    writer = NULL;
-    UPG_TRY(st);
-    UPG_TRY(upg_job_report_result(job->output, job->weights->source_bytes, &job->size,
-                                  (double)(upg_now_ns() - start) * 1e-9, &job->summary,
-                                  &job->result_json, err));
-                                  job->settings.evaluator != NULL ? &evaluation : NULL,
+    UPG_TRY(finish(job, pool, writer, start, err));
+    st = upg_container_commit(writer, err);
+    writer = NULL; /* after a failure too */
+    job->succeeded = st == UPG_OK;
 out:
     upg_container_discard(writer);
     upg_pool_close(pool);
@@ -499,7 +503,7 @@ const char *upg_job_plan_json(const upg_job *job)
 
 const char *upg_job_result_json(const upg_job *job)
 {
-    return job->result_json.data;
+    return job->succeeded ? job->result_json.data : NULL;
 }
 
 void upg_job_close(upg_job *job)

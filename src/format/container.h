@@ -21,7 +21,8 @@
 #include "format/hash_table.h"
 #include "safetensors/safetensors.h"
 
-enum { UPG_FORMAT_MAJOR = 1, UPG_FORMAT_MINOR = 0 };
+/* 1.1: outliers. */
+enum { UPG_FORMAT_MAJOR = 1, UPG_FORMAT_MINOR = 1 };
 
 /** X(NAME, "tensor", "file it came from"). In file order. */
 #define UPG_PART_MAP(X)                                                                            \
@@ -50,6 +51,7 @@ typedef struct upg_container_matrix {
     upg_coded_matrix     coded;
     double               relative_error; /* |W − W'|² / |W|², measured; < 0 = not measured */
     const upg_st_tensor *code, *scale;
+    const upg_st_tensor *outliers; /* NULL without */
 } upg_container_matrix;
 
 typedef struct upg_container {

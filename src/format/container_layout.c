@@ -1,9 +1,9 @@
 /* container_layout.c: from a plan to offsets.
  *
- *   header | code … | scale … | dense … | parts … | hashes
+ *   header | code … | scale … | outliers … | dense … | parts … | hashes
  *
- * Code tensors are multiples of 64 bytes, so padding appears only behind scales, dense tensors and
- * parts. */
+ * Code tensors are multiples of 64 bytes, so padding appears only behind scales, outliers, dense
+ * tensors and parts. */
 #include "format/container_layout.h"
 
 #include <inttypes.h>
@@ -33,10 +33,10 @@ uint64_t upg_plan_words_before(const upg_matrix_plan *m, uint32_t band)
 
 static upg_status check_matrix(const upg_matrix_plan *m, upg_error *err)
 {
-    uint64_t   rows = 0;
+    uint64_t   rows = 0, bytes = 0;
     upg_status st = UPG_OK;
 
-    if (!upg_st_name_ok(m->name) || strlen(m->name) > UPG_ST_MAX_NAME - 8)
+    if (!upg_st_name_ok(m->name) || strlen(m->name) > UPG_ST_MAX_NAME - 9)
         return upg_fail(err, UPG_E_ARG, "a matrix has no usable name");
     if (m->n_rows == 0 || m->n_cols == 0 || m->n_rows > INT32_MAX || m->n_cols > INT32_MAX)
         return upg_fail(err, UPG_E_ARG, "matrix \"%s\": %u × %u, both must be 1 … 2147483647",
@@ -56,6 +56,10 @@ static upg_status check_matrix(const upg_matrix_plan *m, upg_error *err)
     if (rows != m->n_rows)
         return upg_fail(err, UPG_E_ARG, "matrix \"%s\": the bands have %" PRIu64 " of %u rows",
                         m->name, rows, m->n_rows);
+    if (m->outliers.n_columns > m->n_cols || m->outliers.gap_bytes > INT64_MAX ||
+        !upg_outliers_bytes(&m->outliers, m->n_rows, &bytes) || bytes > INT64_MAX)
+        return upg_fail(err, UPG_E_ARG, "matrix \"%s\": %" PRIu32 " columns of outliers among %u",
+                        m->name, m->outliers.n_columns, m->n_cols);
     return UPG_OK;
 }
 
@@ -160,6 +164,17 @@ static const char *suffixed(upg_layout *layout, const char *name, const char *su
     return upg_arena_strndup(&layout->arena, full, (size_t)size, err);
 }
 
+static upg_status place_outliers(placer *p, const upg_matrix_plan *m, upg_error *err)
+{
+    const char *name = suffixed(p->layout, m->name, ".outliers", err);
+    uint64_t    bytes = 0;
+
+    if (name == NULL)
+        return UPG_E_NOMEM;
+    (void)upg_outliers_bytes(&m->outliers, m->n_rows, &bytes); /* checked: check_matrix */
+    return place_vector(p, name, UPG_U8, bytes, err);
+}
+
 static upg_status place_weights(placer *p, const upg_container_plan *plan, upg_error *err)
 {
     upg_layout *l = p->layout;
@@ -179,6 +194,8 @@ static upg_status place_weights(placer *p, const upg_container_plan *plan, upg_e
         UPG_TRY(name ? UPG_OK : UPG_E_NOMEM);
         UPG_TRY(place_vector(p, name, UPG_F16, plan->matrices[i].n_rows, err));
     }
+    for (size_t i = 0; i < plan->n_matrices; i++)
+        UPG_TRY(place_outliers(p, &plan->matrices[i], err));
     for (size_t i = 0; i < plan->n_dense; i++) {
         uint64_t elements = 0;
 
@@ -232,7 +249,7 @@ upg_status upg_layout_build(const upg_container_plan *plan, size_t manifest_byte
                             upg_error *err)
 {
     placer     p = { .layout = layout };
-    size_t     n = 2 * plan->n_matrices + plan->n_dense + UPG_PART_COUNT + 1;
+    size_t     n = 3 * plan->n_matrices + plan->n_dense + UPG_PART_COUNT + 1;
     upg_status st = UPG_OK;
 
     *layout = (upg_layout) { 0 };

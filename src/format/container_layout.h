@@ -12,8 +12,8 @@ typedef struct upg_slot {
     uint64_t    offset, bytes; /* in the file */
 } upg_slot;
 
-/** Slots: code of each matrix, scale of each matrix, dense tensors, parts, hash table. An absent
- * part has no bytes. */
+/** Slots: code, scale and outliers of each matrix, dense tensors, parts, hash table. What is absent
+ * has no bytes. */
 typedef struct upg_layout {
     upg_arena     arena;
     size_t        n_slots;
@@ -35,19 +35,24 @@ static inline size_t upg_slot_scale(const upg_container_plan *plan, size_t matri
     return plan->n_matrices + matrix;
 }
 
+static inline size_t upg_slot_outliers(const upg_container_plan *plan, size_t matrix)
+{
+    return 2 * plan->n_matrices + matrix;
+}
+
 static inline size_t upg_slot_dense(const upg_container_plan *plan, size_t index)
 {
-    return 2 * plan->n_matrices + index;
+    return 3 * plan->n_matrices + index;
 }
 
 static inline size_t upg_slot_part(const upg_container_plan *plan, upg_part part)
 {
-    return 2 * plan->n_matrices + plan->n_dense + part;
+    return 3 * plan->n_matrices + plan->n_dense + part;
 }
 
 static inline size_t upg_slot_hashes(const upg_container_plan *plan)
 {
-    return 2 * plan->n_matrices + plan->n_dense + UPG_PART_COUNT;
+    return 3 * plan->n_matrices + plan->n_dense + UPG_PART_COUNT;
 }
 
 /** Checks a plan. Errors: E_ARG naming tensor and field. */

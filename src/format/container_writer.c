@@ -152,6 +152,14 @@ upg_status upg_container_write_scales(upg_container_writer *writer, size_t matri
                       (uint64_t)first * sizeof *scales, scales, (uint64_t)n * sizeof *scales, err);
 }
 
+upg_status upg_container_write_outliers(upg_container_writer *writer, size_t matrix,
+                                        const void *bytes, size_t size, upg_error *err)
+{
+    if (matrix >= writer->plan->n_matrices)
+        return upg_fail(err, UPG_E_ARG, "there is no matrix %zu", matrix);
+    return write_slot(writer, upg_slot_outliers(writer->plan, matrix), 0, bytes, size, err);
+}
+
 upg_status upg_container_write_dense(upg_container_writer *writer, size_t index, uint64_t offset,
                                      const void *bytes, size_t size, upg_error *err)
 {
@@ -345,6 +353,10 @@ upg_status upg_container_seal(upg_container_writer *writer, upg_span quality_jso
 {
     upg_status st;
 
+    if (writer->sealed && quality_json.size < writer->report_bytes)
+        return upg_fail(err, UPG_E_ARG, "the report cannot shrink from %zu to %zu bytes",
+                        writer->report_bytes, quality_json.size);
+    writer->sealed = false;
     UPG_TRY(check_complete(writer, err));
     UPG_TRY(check_report(writer, quality_json, err));
     UPG_TRY(write_manifest(writer, err));
@@ -352,14 +364,7 @@ upg_status upg_container_seal(upg_container_writer *writer, upg_span quality_jso
     UPG_TRY(write_hashes(writer, pool, listener, err));
     writer->report_bytes = quality_json.size;
     writer->sealed = true;
-    if (writer->sealed && quality_json.size < writer->report_bytes)
-        return upg_fail(err, UPG_E_ARG, "the report cannot shrink from %zu to %zu bytes",
-                        writer->report_bytes, quality_json.size);
-    writer->sealed = false;
 out:
-    upg_container_discard(writer);
-    return st;
-}
     return st;
 }
 
@@ -390,3 +395,6 @@ upg_status upg_container_finish(upg_container_writer *writer, upg_span quality_j
 
     if (st == UPG_OK)
         return upg_container_commit(writer, err);
+    upg_container_discard(writer);
+    return st;
+}

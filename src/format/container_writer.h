@@ -24,6 +24,7 @@ typedef struct upg_matrix_plan {
     uint64_t             rotation_seed;
     uint32_t             n_bands;
     const upg_band_plan *bands; /* in row order; their rows add up to n_rows */
+    upg_outlier_counts   outliers;
 } upg_matrix_plan;
 
 /** Everything is borrowed until the writer is finished or discarded. */
@@ -65,6 +66,9 @@ upg_status upg_container_write_code(upg_container_writer *writer, size_t matrix,
 /** Writes the fp16 scales of rows first … first + n − 1 of a matrix. Any thread. */
 upg_status upg_container_write_scales(upg_container_writer *writer, size_t matrix, uint32_t first,
                                       const uint16_t *scales, size_t n, upg_error *err);
+/** Writes all of a matrix's outliers, as upg_outliers_print gives them. Any thread. */
+upg_status upg_container_write_outliers(upg_container_writer *writer, size_t matrix,
+                                        const void *bytes, size_t size, upg_error *err);
 /** Writes bytes of dense tensor `index` from byte `offset` on. Any thread. */
 upg_status upg_container_write_dense(upg_container_writer *writer, size_t index, uint64_t offset,
                                      const void *bytes, size_t size, upg_error *err);

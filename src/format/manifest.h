@@ -7,6 +7,9 @@
 #include "format/container.h"
 #include "format/container_writer.h"
 
+/** In "features" when a matrix has outliers. */
+#define UPG_FEATURE_OUTLIERS "outliers"
+
 /** Checks format name, version and features before anything else is believed. Errors: E_FORMAT,
  * E_VERSION. */
 upg_status upg_manifest_version(const json_t *root, upg_container *container, upg_error *err);

@@ -35,9 +35,11 @@ static upg_status check_features(const json_t *root, upg_error *err)
 
     if (!json_is_array(features))
         return upg_fail(err, UPG_E_FORMAT, "%s: field \"features\" is missing or no array", where);
-    if (json_array_size(features) > 0) {
-        const char *name = json_string_value(json_array_get(features, 0));
+    for (size_t i = 0; i < json_array_size(features); i++) {
+        const char *name = json_string_value(json_array_get(features, i));
 
+        if (name != NULL && strcmp(name, UPG_FEATURE_OUTLIERS) == 0)
+            continue;
         return upg_fail(err, UPG_E_VERSION,
                         "the file needs the feature \"%.64s\", which upg %s does not know: a newer "
                         "upg is needed",
@@ -144,6 +146,7 @@ typedef struct matrix_parser {
     bool           *used;
     const upg_code *codes;
     size_t          n_codes;
+    bool            has_outliers; /* as a feature */
     char            where[UPG_ST_MAX_NAME + 64];
 } matrix_parser;
 
@@ -313,6 +316,36 @@ static upg_status parse_relative_error(const matrix_parser *p, const json_t *obj
     return upg_json_number(object, "relative_error", 0, 1e30, p->where, value, err);
 }
 
+/* The counts come from the manifest, everything else from the tensor; the field names no feature
+ * that an old reader could overlook, since "features" has it. */
+static upg_status parse_outliers(matrix_parser *p, const json_t *object, upg_container_matrix *m,
+                                 upg_error *err)
+{
+    const json_t      *outliers = json_object_get(object, "outliers");
+    upg_outlier_counts counts = { 0 };
+    uint64_t           columns = 0, sparse = 0, bytes = 0;
+    upg_status         st = UPG_OK;
+
+    if (outliers == NULL)
+        return UPG_OK;
+    if (!p->has_outliers)
+        return upg_fail(err, UPG_E_FORMAT, "%s: it has outliers, \"features\" does not", p->where);
+    UPG_TRY(upg_json_u64(outliers, "columns", 0, m->coded.n_cols, p->where, &columns, err));
+    UPG_TRY(upg_json_u64(outliers, "sparse", 0, UINT32_MAX, p->where, &sparse, err));
+    UPG_TRY(upg_json_u64(outliers, "gap_bytes", 0, INT64_MAX, p->where, &counts.gap_bytes, err));
+    counts.n_columns = (uint32_t)columns;
+    counts.n_sparse = (uint32_t)sparse;
+    if (!upg_outliers_any(&counts) || !upg_outliers_bytes(&counts, m->coded.n_rows, &bytes))
+        return upg_fail(err, UPG_E_FORMAT, "%s: no or too many outliers", p->where);
+    UPG_TRY(bind_tensor(p, m->name, ".outliers", UPG_U8, bytes, &m->outliers, err));
+    st = upg_outliers_parse(m->outliers->bytes, &counts, m->coded.n_rows, m->coded.n_cols,
+                            &p->c->arena, &m->coded.outliers, err);
+    if (st != UPG_OK)
+        upg_error_prefix(err, "tensor \"%s\": ", m->outliers->name);
+out:
+    return st;
+}
+
 static upg_status parse_matrix(matrix_parser *p, const json_t *object, upg_container_matrix *m,
                                upg_error *err)
 {
@@ -333,6 +366,7 @@ static upg_status parse_matrix(matrix_parser *p, const json_t *object, upg_conta
     UPG_TRY(parse_relative_error(p, object, &m->relative_error, err));
     UPG_TRY(bind_tensor(p, name, ".code", UPG_U32, words, &m->code, err));
     UPG_TRY(bind_tensor(p, name, ".scale", UPG_F16, m->coded.n_rows, &m->scale, err));
+    UPG_TRY(parse_outliers(p, object, m, err));
     /* Both spans have exactly the size just computed, at 64-byte boundaries. */
     const uint32_t *bits = (const uint32_t *)(const void *)m->code->bytes.data;
     const uint16_t *scales = (const uint16_t *)(const void *)m->scale->bytes.data;
@@ -354,6 +388,7 @@ static upg_status parse_matrices(const json_t *root, upg_container *c, bool *use
     upg_container_matrix *matrices;
     upg_status            st = UPG_OK;
 
+    parser.has_outliers = json_array_size(json_object_get(root, "features")) > 0;
     if (!json_is_array(array))
         return upg_fail(err, UPG_E_FORMAT, "%s: field \"matrices\" is missing or no array", where);
     matrices = upg_arena_alloc(&c->arena, n, sizeof *matrices, err);

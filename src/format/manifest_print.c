@@ -115,6 +115,24 @@ out:
     return st;
 }
 
+/* A field that files without outliers do not have. */
+static upg_status add_outliers(json_t *object, const upg_outlier_counts *counts, upg_error *err)
+{
+    json_t    *outliers;
+    upg_status st = UPG_OK;
+
+    if (!upg_outliers_any(counts))
+        return UPG_OK;
+    outliers = json_object();
+    UPG_TRY(set(object, "outliers", json_incref(outliers), err));
+    UPG_TRY(set(outliers, "columns", integer(counts->n_columns), err));
+    UPG_TRY(set(outliers, "sparse", integer(counts->n_sparse), err));
+    UPG_TRY(set(outliers, "gap_bytes", integer(counts->gap_bytes), err));
+out:
+    json_decref(outliers);
+    return st;
+}
+
 static upg_status add_matrix(json_t *array, const upg_matrix_plan *m, double relative_error,
                              code_list *codes, upg_error *err)
 {
@@ -131,6 +149,7 @@ static upg_status add_matrix(json_t *array, const upg_matrix_plan *m, double rel
     UPG_TRY(set(object, "seed", json_string(seed), err));
     UPG_TRY(set(object, "block", integer(upg_rotation_make(m->n_cols, 0).block), err));
     UPG_TRY(add_bands(object, m, codes, err));
+    UPG_TRY(add_outliers(object, &m->outliers, err));
     UPG_TRY(set(object, "relative_error",
                 relative_error < 0 ? json_null() : json_real(relative_error), err));
 out:
@@ -155,6 +174,26 @@ static upg_status add_options(json_t *root, const char *options_json, upg_error 
     return st == UPG_OK ? set(root, "options", options, err) : st;
 }
 
+/* The version and the features that readers must know: only what the file really uses, so that old
+ * readers take all that they can read. */
+static upg_status add_version(json_t *root, const upg_container_plan *plan, upg_error *err)
+{
+    json_t    *features = json_array();
+    bool       outliers = false;
+    upg_status st;
+
+    for (size_t i = 0; i < plan->n_matrices; i++)
+        outliers |= upg_outliers_any(&plan->matrices[i].outliers);
+    UPG_TRY(set(root, "version",
+                json_sprintf("%d.%d", UPG_FORMAT_MAJOR, outliers ? UPG_FORMAT_MINOR : 0), err));
+    UPG_TRY(set(root, "features", json_incref(features), err));
+    if (outliers)
+        UPG_TRY(append(features, json_string(UPG_FEATURE_OUTLIERS), err));
+out:
+    json_decref(features);
+    return st;
+}
+
 static upg_status build(json_t *root, const upg_container_plan *plan, uint64_t parameters,
                         const double *relative_errors, upg_error *err)
 {
@@ -163,8 +202,7 @@ static upg_status build(json_t *root, const upg_container_plan *plan, uint64_t p
     upg_status st = UPG_OK;
 
     UPG_TRY(set(root, "format", json_string("upg"), err));
-    UPG_TRY(set(root, "version", json_sprintf("%d.%d", UPG_FORMAT_MAJOR, UPG_FORMAT_MINOR), err));
-    UPG_TRY(set(root, "features", json_array(), err));
+    UPG_TRY(add_version(root, plan, err));
     UPG_TRY(set(root, "writer", json_string("upg " UPG_VERSION), err));
     UPG_TRY(set(root, "parameters", integer(parameters), err));
     UPG_TRY(set(root, "source_bytes", integer(plan->source_bytes), err));

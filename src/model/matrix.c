@@ -47,6 +47,8 @@ void upg_matrix_row(const upg_matrix *matrix, uint32_t row, float *out)
     if (matrix->kind == UPG_MATRIX_CODED) {
         upg_coded_row(matrix->coded, row, out);
         undo_rotation(&matrix->coded->rotation, out);
+        if (matrix->coded->outliers != NULL)
+            upg_outliers_add_row(matrix->coded->outliers, row, 1, 0, matrix->n_cols, out);
         return;
     }
     for (uint32_t j = 0; j < matrix->n_cols; j++)

@@ -43,7 +43,7 @@ typedef struct upg_matrix {
     /* coded */
     const upg_coded_matrix *coded;
     double                  relative_error; /* measured at compression; < 0 = not measured */
-    uint64_t                bytes;          /* in the source file, scales included */
+    uint64_t                bytes;          /* in the source file, scales and outliers included */
 } upg_matrix;
 
 typedef struct upg_vector {

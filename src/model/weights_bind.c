@@ -224,7 +224,8 @@ static upg_status bind_coded(upg_weights *w, upg_role role, uint32_t layer,
                         .file = c->code->file,
                         .file_offset = c->code->file_offset,
                         .relative_error = c->relative_error,
-                        .bytes = (uint64_t)c->code->bytes.size + c->scale->bytes.size };
+                        .bytes = (uint64_t)c->code->bytes.size + c->scale->bytes.size +
+                                 (c->outliers != NULL ? c->outliers->bytes.size : 0) };
     return UPG_OK;
 }
 

@@ -10,9 +10,30 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { MAX_INPUT = 1 << 19, TABLE = UPG_HASH_BYTES + UPG_HASH_TRAILER };
+enum { MAX_INPUT = 1 << 19, TABLE = UPG_HASH_BYTES + UPG_HASH_TRAILER, OUTLIERS = 56 };
 
 static volatile unsigned sink;
+
+/* Places must ascend inside the matrix. */
+static void touch_outliers(const upg_container_matrix *m)
+{
+    const upg_outliers *o = m->coded.outliers;
+
+    for (uint32_t d = 0; o != NULL && d < o->n_columns; d++) {
+        if (o->column[d] >= m->coded.n_cols || (d > 0 && o->column[d] <= o->column[d - 1]))
+            abort();
+        sink += (unsigned)(o->column_scales[d] > 0);
+        for (uint32_t r = 0; r < m->coded.n_rows; r++)
+            sink += (unsigned)o->column_values[(size_t)d * m->coded.n_rows + r];
+    }
+    for (uint32_t r = 0; o != NULL && o->n_sparse > 0 && r < m->coded.n_rows; r++)
+        for (uint32_t k = o->row_begin[r]; k < o->row_begin[r + 1]; k++) {
+            if (k >= o->n_sparse || o->columns[k] >= m->coded.n_cols ||
+                (k > o->row_begin[r] && o->columns[k] <= o->columns[k - 1]))
+                abort();
+            sink += (unsigned)o->values[k];
+        }
+}
 
 /* Reads all that the manifest made us point to; bands must tile their matrix and its tensor. */
 static void touch_matrix(const upg_container_matrix *m)
@@ -33,6 +54,7 @@ static void touch_matrix(const upg_container_matrix *m)
         row += band->n_rows;
         at += words;
     }
+    touch_outliers(m);
     if (row != m->coded.n_rows || (const uint8_t *)at != m->code->bytes.data + m->code->bytes.size)
         abort();
 }
@@ -75,13 +97,15 @@ static void fuzz_file(const uint8_t *data, size_t size)
 
 static void fuzz_manifest(const uint8_t *data, size_t size)
 {
-    const upg_st_entry entries[] = {
+    upg_st_entry entries[] = {
         { "model.embed_tokens.weight.code", UPG_U32, 1, { 288 } },
         { "lm_head.weight.code", UPG_U32, 1, { 336 } },
         { "model.embed_tokens.weight.scale", UPG_F16, 1, { 40 } },
         { "pad.0", UPG_U8, 1, { 48 } },
         { "lm_head.weight.scale", UPG_F16, 1, { 33 } },
         { "pad.1", UPG_U8, 1, { 62 } },
+        { "model.embed_tokens.weight.outliers", UPG_U8, 1, { OUTLIERS } },
+        { "pad.4", UPG_U8, 1, { 64 - OUTLIERS } },
         { "model.norm.weight", UPG_F32, 1, { 33 } },
         { "pad.2", UPG_U8, 1, { 60 } },
         { "model.bias", UPG_BF16, 2, { 3, 5 } },
@@ -89,18 +113,26 @@ static void fuzz_manifest(const uint8_t *data, size_t size)
         { "upg.manifest", UPG_U8, 1, { size } },
         { "upg.hashes", UPG_U8, 1, { TABLE } },
     };
-    size_t     weights = 3008; /* bytes of the tensors before the manifest */
+    size_t     weights = 3008; /* bytes of the tensors before the manifest, outliers aside */
+    size_t     n = sizeof entries / sizeof entries[0], at = 2752; /* where outliers lie */
     upg_buffer header;
     uint8_t   *bytes;
+    bool       outliers = memmem(data, size, "\"outliers\"", 10) != NULL;
 
     upg_buffer_init(&header, 1 << 16);
-    if (upg_st_write_header(entries, sizeof entries / sizeof entries[0], "upg", 4096, 0, &header,
-                            NULL) != UPG_OK)
+    if (!outliers) { /* without a place in the manifest the tensor would be refused at once */
+        memmove(entries + 6, entries + 8, (n - 8) * sizeof *entries);
+        n -= 2;
+    }
+    weights += outliers ? 64 : 0;
+    if (upg_st_write_header(entries, n, "upg", 4096, 0, &header, NULL) != UPG_OK)
         abort();
     size_t total = header.size + weights + size + TABLE;
     bytes = aligned_alloc(64, (total + 63) / 64 * 64);
     memset(bytes, 0x5A, total);
     memcpy(bytes, header.data, header.size);
+    if (outliers) /* the first dense column is 5; the other bytes are any number's */
+        memcpy(bytes + header.size + at, (const uint8_t[]) { 5, 0, 0, 0 }, 4);
     memcpy(bytes + header.size + weights, data, size);
     repair_hashes(bytes, total);
     parse(bytes, total);

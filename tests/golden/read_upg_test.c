@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 
 #include "base/halffloat.h"
+#include "support/random_outliers.h"
 #include "unit/format/tiny_container.h"
 
 /* The page's section "Example". */
@@ -50,16 +51,34 @@ static void set_scales(upg_container_writer *w, size_t matrix, uint32_t n_rows)
     }
 }
 
+/* With outliers in both matrices, of both kinds and of one kind. */
 static void write_file(const char *path)
 {
     tiny                  t;
     upg_container_writer *w = NULL;
+    upg_arena             arena = { 0 };
+    upg_buffer            bytes[2];
 
     tiny_init(&t);
+    for (size_t m = 0; m < 2; m++) {
+        upg_matrix_plan    *p = &t.matrices[m];
+        const upg_outliers *o =
+            test_random_outliers(p->n_rows, p->n_cols, 300, m == 0 ? 3 : 0, m, &arena, NULL);
+
+        upg_buffer_init(&bytes[m], 65536);
+        assert_non_null(o);
+        assert_int_equal(upg_outliers_print(o, &bytes[m], &p->outliers, NULL), UPG_OK);
+    }
     assert_int_equal(upg_container_writer_create(path, true, &t.plan, &w, NULL), UPG_OK);
     assert_int_equal(tiny_write_weights(&t, w, NULL), UPG_OK);
     set_scales(w, 0, 40);
     set_scales(w, 1, 33);
+    for (size_t m = 0; m < 2; m++) {
+        assert_int_equal(upg_container_write_outliers(w, m, bytes[m].data, bytes[m].size, NULL),
+                         UPG_OK);
+        upg_buffer_deinit(&bytes[m]);
+    }
+    upg_arena_deinit(&arena);
     upg_container_set_error(w, 0, 0.0191);
     assert_int_equal(upg_container_finish(w, tiny_text(TINY_REPORT), NULL, NULL, NULL), UPG_OK);
 }
@@ -98,8 +117,10 @@ static void compare(const char *path, const upg_container_matrix *m, bool rotate
         double largest = 0;
 
         upg_coded_row(&m->coded, r, row);
-        if (!rotated)
+        if (!rotated) {
             upg_rotation_undo(&m->coded.rotation, signs, row, 1);
+            upg_outliers_add_row(m->coded.outliers, r, 1, 0, m->coded.n_cols, row);
+        }
         for (uint32_t j = 0; j < m->coded.n_cols; j++)
             largest = fmax(largest, fabs((double)row[j]));
         assert_true(largest > 0);

@@ -68,8 +68,9 @@ static upg_status fill_code(test_code *code, const upg_matrix *m, uint64_t seed,
     uint32_t   ends[MAX_BANDS] = { n / 8, n / 2, n }, row0 = 0;
     upg_status st;
 
-    code->matrix = (upg_coded_matrix) { n, m->n_cols, upg_rotation_make(m->n_cols, rotation_seed),
-                                        n_bands, code->bands };
+    code->matrix =
+        (upg_coded_matrix) { n,       m->n_cols,   upg_rotation_make(m->n_cols, rotation_seed),
+                             n_bands, code->bands, NULL };
     code->scales = upg_calloc(n, sizeof *code->scales, err);
     UPG_TRY(code->scales ? UPG_OK : UPG_E_NOMEM);
     for (uint32_t b = 0; b < n_bands; b++) {

@@ -56,8 +56,8 @@ upg_status test_random_coded(uint32_t n_cols, uint32_t n_bands, const uint32_t *
     upg_status        st;
 
     UPG_TRY(m && bands ? UPG_OK : UPG_E_NOMEM);
-    *m =
-        (upg_coded_matrix) { 0, n_cols, upg_rotation_make(n_cols, n_cols * 7919u), n_bands, bands };
+    *m = (upg_coded_matrix) { 0,       n_cols, upg_rotation_make(n_cols, n_cols * 7919u),
+                              n_bands, bands,  NULL };
     for (uint32_t i = 0; i < n_bands; i++) {
         const upg_code *code = upg_code_find(rate2[i], length);
 

@@ -35,9 +35,10 @@ static inline void tiny_init(tiny *t)
     t->embed_bands[2] = (upg_band_plan) { 11, *upg_code_find(4, 12) };
     t->head_bands[0] = (upg_band_plan) { 33, *upg_code_find(6, 12) };
     t->matrices[0] =
-        (upg_matrix_plan) { "model.embed_tokens.weight", 40, 64, 7, 3, t->embed_bands };
-    t->matrices[1] = (upg_matrix_plan) { "lm_head.weight", 33, 70, UINT64_C(0xFEDCBA9876543210), 1,
-                                         t->head_bands };
+        (upg_matrix_plan) { "model.embed_tokens.weight", 40, 64, 7, 3, t->embed_bands, { 0 } };
+    t->matrices[1] =
+        (upg_matrix_plan) { "lm_head.weight", 33,   70, UINT64_C(0xFEDCBA9876543210), 1,
+                            t->head_bands,    { 0 } };
     t->dense[0] = (upg_st_entry) { "model.norm.weight", UPG_F32, 1, { 33 } };
     t->dense[1] = (upg_st_entry) { "model.bias", UPG_BF16, 2, { 3, 5 } };
     t->plan = (upg_container_plan) { .n_matrices = 2,

@@ -75,7 +75,7 @@ static void coded_rows(void **state)
         band =
             (upg_band) { *code, 0, ROWS, (uint32_t)upg_code_binary_rows(code, ROWS), bits, scales };
         assert_true(upg_band_words(band.n_binary, cols) <= sizeof bits / sizeof bits[0]);
-        coded = (upg_coded_matrix) { ROWS, cols, upg_rotation_make(cols, 99), 1, &band };
+        coded = (upg_coded_matrix) { ROWS, cols, upg_rotation_make(cols, 99), 1, &band, NULL };
         m = (upg_matrix) {
             .n_rows = ROWS, .n_cols = cols, .kind = UPG_MATRIX_CODED, .coded = &coded
         };

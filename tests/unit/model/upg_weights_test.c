@@ -49,7 +49,7 @@ static void add_coded(builder *b, const char *name, uint32_t n_rows, uint32_t n_
     size_t i = b->plan.n_matrices++;
 
     b->bands[i] = (upg_band_plan) { n_rows, *upg_code_find(6, 12) };
-    b->matrices[i] = (upg_matrix_plan) { name, n_rows, n_cols, 5, 1, &b->bands[i] };
+    b->matrices[i] = (upg_matrix_plan) { name, n_rows, n_cols, 5, 1, &b->bands[i], { 0 } };
 }
 
 static void add_dense(builder *b, const char *name, upg_dtype dtype, uint32_t n_rows,
