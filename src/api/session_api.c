@@ -18,13 +18,14 @@ static void give(upg_session *s)
     atomic_store_explicit(&s->in_use, false, memory_order_release);
 }
 
-static upg_status begin(upg_session *s, upg_error *err)
+static upg_status busy(upg_error *err)
 {
-    if (!s)
-        return upg_fail(err, UPG_E_ARG, "session is NULL");
-    if (!take(s))
-        return upg_fail(err, UPG_E_BUSY, "the session is in use by another thread");
-    return UPG_OK;
+    return upg_fail(err, UPG_E_BUSY, "the session is in use by another thread");
+}
+
+static upg_status no_session(upg_error *err)
+{
+    return upg_fail(err, UPG_E_ARG, "session is NULL");
 }
 
 /* ---- options -------------------------------------------------------------------------------- */
@@ -89,12 +90,14 @@ UPG_API upg_status upg_session_fork(upg_session *parent, uint32_t tokens, upg_se
     if (!child)
         return upg_fail(err, UPG_E_ARG, "child is NULL");
     *child = NULL;
-    UPG_TRY(begin(parent, err));
+    if (!parent)
+        return no_session(err);
+    if (!take(parent))
+        return busy(err);
     st = upg_session_branch(parent, tokens, child, err);
     if (*child)
         give(*child);
     give(parent);
-out:
     return st;
 }
 
@@ -102,10 +105,12 @@ UPG_API upg_status upg_session_rewind(upg_session *session, uint32_t tokens, upg
 {
     upg_status st;
 
-    UPG_TRY(begin(session, err));
+    if (!session)
+        return no_session(err);
+    if (!take(session))
+        return busy(err);
     st = upg_session_cut(session, tokens, err);
     give(session);
-out:
     return st;
 }
 
@@ -131,8 +136,11 @@ UPG_API upg_status upg_session_set_sampling(upg_session *session, const upg_samp
     upg_sampling known;
     upg_status   st;
 
+    if (!session)
+        return no_session(err);
     UPG_TRY(upg_struct_in(sampling, &known, sizeof known, "upg_sampling", err));
-    UPG_TRY(begin(session, err));
+    if (!take(session))
+        return busy(err);
     st = upg_sampler_set(&session->sampler, &known, session->model->weights->config.vocab, err);
     give(session);
 out:
@@ -146,11 +154,13 @@ UPG_API upg_status upg_prefill(upg_session *session, const upg_token *tokens, si
 {
     upg_status st;
 
-    UPG_TRY(begin(session, err));
+    if (!session)
+        return no_session(err);
+    if (!take(session))
+        return busy(err);
     st = !tokens && n > 0 ? upg_fail(err, UPG_E_ARG, "tokens is NULL, n is %zu", n)
                           : upg_session_append(session, tokens, n, logits, err);
     give(session);
-out:
     return st;
 }
 
@@ -176,6 +186,23 @@ static upg_status in_use(upg_session *const *sessions, size_t i, upg_error *err)
     return upg_fail(err, UPG_E_BUSY, "sessions[%zu] is in use by another thread", i);
 }
 
+static upg_status check_steps(upg_session *const *sessions, size_t n, const upg_step *steps,
+                              upg_error *err)
+{
+    if (!sessions || !steps)
+        return upg_fail(err, UPG_E_ARG, "%s is NULL", sessions ? "steps" : "sessions");
+    for (size_t i = 0; i < n; i++) {
+        upg_status st;
+
+        if (!sessions[i])
+            return upg_fail(err, UPG_E_ARG, "sessions[%zu] is NULL", i);
+        st = check_step(sessions[i], sessions[0], i, &steps[i], err);
+        if (st != UPG_OK)
+            return st;
+    }
+    return UPG_OK;
+}
+
 UPG_API upg_status upg_decode(upg_session *const *sessions, size_t n, upg_step *steps,
                               upg_error *err)
 {
@@ -184,18 +211,12 @@ UPG_API upg_status upg_decode(upg_session *const *sessions, size_t n, upg_step *
 
     if (n == 0)
         return UPG_OK;
-    if (!sessions || !steps)
-        return upg_fail(err, UPG_E_ARG, "%s is NULL", sessions ? "steps" : "sessions");
-    for (; taken < n; taken++) {
-        if (!sessions[taken])
-            UPG_TRY(upg_fail(err, UPG_E_ARG, "sessions[%zu] is NULL", taken));
-        if (!take(sessions[taken]))
-            UPG_TRY(in_use(sessions, taken, err));
-    }
-    for (size_t i = 0; i < n; i++)
-        UPG_TRY(check_step(sessions[i], sessions[0], i, &steps[i], err));
-    UPG_TRY(upg_session_step(sessions, n, steps, err));
-out:
+    st = check_steps(sessions, n, steps, err);
+    if (st != UPG_OK)
+        return st;
+    while (taken < n && take(sessions[taken]))
+        taken++;
+    st = taken < n ? in_use(sessions, taken, err) : upg_session_step(sessions, n, steps, err);
     while (taken > 0)
         give(sessions[--taken]);
     return st;
@@ -208,9 +229,9 @@ UPG_API upg_status upg_session_logits(const upg_session *session, const float **
         return upg_fail(err, UPG_E_ARG, "logits is NULL");
     *logits = NULL;
     if (!session)
-        return upg_fail(err, UPG_E_ARG, "session is NULL");
+        return no_session(err);
     if (atomic_load_explicit(&session->in_use, memory_order_acquire))
-        return upg_fail(err, UPG_E_BUSY, "the session is in use by another thread");
+        return busy(err);
     if (!session->keep_logits)
         return upg_fail(err, UPG_E_STATE, "the session was made without keep_logits");
     if (!session->logits_valid)

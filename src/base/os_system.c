@@ -11,19 +11,27 @@
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
+/* The number at the start of text; 0 without. */
+static uint64_t number(const char *text)
+{
+    uintmax_t value = strtoumax(text, NULL, 10);
+
+    return value < UINT64_MAX ? (uint64_t)value : 0; /* UINTMAX_MAX: it did not fit */
+}
+
 /* A number from a line "key:   123 kB" of /proc/meminfo, in bytes; 0 without. */
 static uint64_t meminfo(const char *key)
 {
     char     line[128];
     uint64_t kib = 0;
+    size_t   length = strlen(key);
     FILE    *file = fopen("/proc/meminfo", "re");
 
     if (!file)
         return 0;
     while (kib == 0 && fgets(line, sizeof line, file))
-        if (strncmp(line, key, strlen(key)) == 0 &&
-            sscanf(line + strlen(key), ": %" SCNu64, &kib) != 1)
-            kib = 0;
+        if (strncmp(line, key, length) == 0 && line[length] == ':')
+            kib = number(line + length + 1);
     fclose(file);
     return kib * 1024;
 }
@@ -31,13 +39,14 @@ static uint64_t meminfo(const char *key)
 /* A number that fills a file; 0 without ("max" is no number). */
 static uint64_t number_in(const char *path)
 {
+    char     line[64];
     uint64_t value = 0;
     FILE    *file = fopen(path, "re");
 
     if (!file)
         return 0;
-    if (fscanf(file, "%" SCNu64, &value) != 1)
-        value = 0;
+    if (fgets(line, sizeof line, file))
+        value = number(line);
     fclose(file);
     return value;
 }

@@ -540,7 +540,10 @@ static void test_decode_allocates_nothing(void **state)
         uint64_t before = upg_alloc_count();
 
         MUST(upg_decode(batch, SESSIONS, steps, err));
-        assert_int_equal(upg_alloc_count() - before, length == 128 ? SESSIONS : 0);
+        if (length == 128) /* a page for each begins */
+            assert_in_range(upg_alloc_count() - before, SESSIONS, 2 * SESSIONS);
+        else
+            assert_int_equal(upg_alloc_count() - before, 0);
     }
     for (uint32_t i = 0; i < SESSIONS; i++)
         upg_session_close(batch[i]);
