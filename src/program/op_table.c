@@ -72,8 +72,10 @@ upg_prepared upg_prepared_for(const upg_matrix *matrix)
 {
     upg_prepared p = { .rotated = matrix->kind == UPG_MATRIX_CODED };
 
-    if (p.rotated)
+    if (p.rotated) {
         p.rotation = matrix->coded->rotation;
+        p.keep_plain = matrix->coded->outliers != NULL;
+    }
     return p;
 }
 
@@ -85,16 +87,20 @@ bool upg_prepared_equal(const upg_prepared *a, const upg_prepared *b)
            a->rotation.seed == b->rotation.seed;
 }
 
+size_t upg_slot_plain_offset(const upg_slot *slot)
+{
+    size_t groups = upg_group_count(slot->width);
+
+    return 64 + (groups * (UPG_GROUP_COLUMNS + UPG_SLOT_GROUP_BYTES) + 63) / 64 * 64;
+}
+
 size_t upg_slot_bytes(const upg_slot *slot)
 {
-    size_t width = slot->width;
+    size_t plain = (slot->width * sizeof(float) + 63) / 64 * 64;
 
     if (slot->kind == UPG_SLOT_PREPARED && slot->prepared.rotated)
-        return 64 +
-               ((size_t)upg_group_count(slot->width) * (UPG_GROUP_COLUMNS + UPG_SLOT_GROUP_BYTES) +
-                63) /
-                   64 * 64;
-    return (width * sizeof(float) + 63) / 64 * 64;
+        return upg_slot_plain_offset(slot) + (slot->prepared.keep_plain ? plain : 0);
+    return plain;
 }
 
 static void touch(upg_live_range *range, uint32_t op)

@@ -20,9 +20,12 @@ typedef struct upg_op_signature {
 upg_op_signature upg_op_signature_of(upg_opcode code);
 /** What the matrix needs of its input. */
 upg_prepared upg_prepared_for(const upg_matrix *matrix);
-bool         upg_prepared_equal(const upg_prepared *a, const upg_prepared *b);
+/** Whether two preparations agree but for what is kept beside them. */
+bool upg_prepared_equal(const upg_prepared *a, const upg_prepared *b);
 /** Bytes of a slot for one row, a multiple of 64. */
 size_t upg_slot_bytes(const upg_slot *slot);
+/** Where the kept plain vector begins in a slot's row, a multiple of 64. */
+size_t upg_slot_plain_offset(const upg_slot *slot);
 
 /** Ops in which a slot holds a value: from its first write to its last use. */
 typedef struct upg_live_range {

@@ -28,10 +28,13 @@ typedef enum upg_opcode {
  *
  *     y_r = (float)((double)sum · ((double)s_r · g · s_x))        products from left to right
  *
- * The 8-bit-table arithmetic of a kernel replaces the exact sum by its own, the rest stays. */
+ * The 8-bit-table arithmetic of a kernel replaces the exact sum by its own, the rest stays. A
+ * matrix with outliers reads the plain vector too and adds e_r (codec/outliers.h) to y_r, in f32,
+ * before the op does anything else with it. */
 typedef struct upg_prepared {
     bool         rotated;
-    upg_rotation rotation; /* when rotated */
+    bool         keep_plain; /* when rotated: the plain f32 vector is kept beside the int8 one */
+    upg_rotation rotation;   /* when rotated */
 } upg_prepared;
 
 typedef enum upg_slot_kind { UPG_SLOT_F32, UPG_SLOT_PREPARED } upg_slot_kind;
@@ -46,7 +49,8 @@ typedef struct upg_slot {
 } upg_slot;
 
 /* Bytes of a prepared slot for one row: f32 [width] when plain; when rotated int8 [groups of 32],
- * 64 for the f32 scale, and the kernels' prepared form (kernels.h). The layout inside is the
+ * 64 for the f32 scale, the kernels' prepared form (kernels.h), and f32 [width] when the plain
+ * vector is kept. The layout inside is the
  * backend's. For a batch of n rows, n · offset and n · bytes keep slots apart as one row's do. */
 enum {
     UPG_SLOT_GROUP_BYTES = 256, /* of the prepared form, for 32 inputs; checked by the backends */

@@ -61,6 +61,7 @@ static upg_status add_input_slot(builder *b, const upg_matrix *const *readers, u
 
         if (!upg_prepared_equal(&prepared, &other))
             return fail_preparation(readers[0], readers[i], err);
+        prepared.keep_plain |= other.keep_plain;
     }
     *slot = add_slot(b, (upg_slot) { .kind = UPG_SLOT_PREPARED,
                                      .width = readers[0]->n_cols,

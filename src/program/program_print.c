@@ -17,6 +17,8 @@ static upg_status print_slot(const upg_slot *slot, uint32_t index, upg_buffer *t
     if (slot->kind == UPG_SLOT_PREPARED && slot->prepared.rotated)
         UPG_TRY(upg_buffer_addf(text, err, "  blocks of %u, seed 0x%" PRIx64,
                                 slot->prepared.rotation.block, slot->prepared.rotation.seed));
+    if (slot->kind == UPG_SLOT_PREPARED && slot->prepared.keep_plain)
+        UPG_TRY(upg_buffer_addf(text, err, ", plain too"));
     UPG_TRY(upg_buffer_add(text, "\n", 1, err));
 out:
     return st;
@@ -35,6 +37,9 @@ static upg_status print_matrix(const upg_matrix *w, upg_buffer *text, upg_error 
     for (uint32_t b = 0; b < w->coded->n_bands; b++)
         UPG_TRY(upg_buffer_addf(text, err, "%s%g", b ? "+" : " coded ",
                                 w->coded->bands[b].code.rate2 / 2.0));
+    if (w->coded->outliers != NULL)
+        UPG_TRY(upg_buffer_addf(text, err, " outliers %u + %u columns",
+                                w->coded->outliers->n_sparse, w->coded->outliers->n_columns));
 out:
     return st;
 }

@@ -126,6 +126,10 @@ static upg_status check_matrix_content(const verifier *v, const upg_matrix *w)
         return FAIL(v, "%s is [%u][%u], its code [%u][%u] with a rotation of %u", w->name,
                     w->n_rows, w->n_cols, w->coded->n_rows, w->coded->n_cols,
                     w->coded->rotation.width);
+    if (w->coded->outliers &&
+        (w->coded->outliers->n_rows != w->n_rows || w->coded->outliers->n_cols != w->n_cols))
+        return FAIL(v, "%s is [%u][%u], its outliers [%u][%u]", w->name, w->n_rows, w->n_cols,
+                    w->coded->outliers->n_rows, w->coded->outliers->n_cols);
     return UPG_OK;
 }
 
@@ -201,12 +205,19 @@ out:
 /* Rule 3. */
 static upg_status check_preparation(const verifier *v)
 {
+    const upg_prepared *have;
+
     if (v->signature.in != 'p')
         return UPG_OK;
+    have = &v->program->slots[v->op->in].prepared;
     for (uint32_t i = 0; i < v->signature.n_matrices; i++) {
         upg_prepared need = upg_prepared_for(v->op->w[i]);
 
-        if (!upg_prepared_equal(&need, &v->program->slots[v->op->in].prepared))
+        if (need.keep_plain && !have->keep_plain)
+            return FAIL(v,
+                        "the input, slot %u, lacks the plain vector that the outliers of %s read",
+                        v->op->in, v->op->w[i]->name);
+        if (!upg_prepared_equal(&need, have))
             return FAIL(v, "the input, slot %u, is not prepared as %s needs it", v->op->in,
                         v->op->w[i]->name);
     }
@@ -300,6 +311,8 @@ static upg_status check_slot(const upg_program *p, uint32_t s, upg_error *err)
     if (slot->offset > p->arena_bytes || slot->bytes > p->arena_bytes - slot->offset)
         return upg_fail(err, UPG_E_INTERNAL, "slot %u ends at byte %zu of an arena of %zu", s,
                         slot->offset + slot->bytes, p->arena_bytes);
+    if (slot->kind == UPG_SLOT_PREPARED && slot->prepared.keep_plain && !slot->prepared.rotated)
+        return upg_fail(err, UPG_E_INTERNAL, "slot %u: it is plain and keeps the plain vector", s);
     if (slot->kind == UPG_SLOT_PREPARED && slot->prepared.rotated &&
         slot->prepared.rotation.width != slot->width)
         return upg_fail(err, UPG_E_INTERNAL, "slot %u: width %u, its rotation %u", s, slot->width,

@@ -4,6 +4,7 @@
 
 #include "base/halffloat.h"
 #include "base/random.h"
+#include "support/random_outliers.h"
 
 enum { MAX_BANDS = 4 };
 
@@ -90,6 +91,42 @@ static upg_status code_matrix(upg_matrix *m, uint32_t index, uint32_t rate, uint
     m->kind = UPG_MATRIX_CODED;
     return test_random_coded(m->n_cols, n_bands, rows, rate2, UPG_CODE_DEFAULT_LENGTH, seed + index,
                              arena, &m->coded, err);
+}
+
+static upg_status add_outliers(upg_matrix *m, uint32_t index, uint64_t seed, upg_arena *arena,
+                               upg_error *err)
+{
+    upg_coded_matrix *coded = upg_arena_alloc(arena, 1, sizeof *coded, err);
+    uint32_t          one_in = index % 3 == 1 ? 0 : 40, n_columns = index % 3 == 2 ? 0 : 3;
+
+    if (!coded)
+        return UPG_E_NOMEM;
+    *coded = *m->coded;
+    coded->outliers =
+        test_random_outliers(m->n_rows, m->n_cols, one_in, n_columns, seed + index, arena, err);
+    m->coded = coded;
+    return coded->outliers ? UPG_OK : UPG_E_NOMEM;
+}
+
+upg_status test_add_outliers(upg_weights *weights, uint64_t seed, upg_arena *arena, upg_error *err)
+{
+    uint32_t   index = 0;
+    upg_status st = UPG_OK;
+
+    UPG_TRY(add_outliers(&weights->embed, index++, seed, arena, err));
+    for (uint32_t l = 0; l < weights->config.n_layers; l++) {
+        upg_layer_weights *w = &weights->layers[l];
+        upg_matrix        *some[] = { &w->q, &w->v, &w->o, &w->up, &w->down };
+
+        for (int i = 0; i < 5; i++)
+            UPG_TRY(add_outliers(some[i], index++, seed, arena, err));
+    }
+    if (weights->config.tied_embeddings)
+        weights->head.coded = weights->embed.coded;
+    else
+        UPG_TRY(add_outliers(&weights->head, index, seed, arena, err));
+out:
+    return st;
 }
 
 upg_status test_code_weights(upg_weights *weights, uint32_t rate2, uint64_t seed, upg_arena *arena,

@@ -13,6 +13,9 @@
  */
 upg_status test_code_weights(upg_weights *weights, uint32_t rate2, uint64_t seed, upg_arena *arena,
                              upg_error *err);
+/** Gives most of the coded matrices outliers: in turn single ones and columns, columns alone,
+ * single ones alone. */
+upg_status test_add_outliers(upg_weights *weights, uint64_t seed, upg_arena *arena, upg_error *err);
 /** A coded matrix with these bands: rows[i] rows at rate2[i], length L. */
 upg_status test_random_coded(uint32_t n_cols, uint32_t n_bands, const uint32_t *rows,
                              const uint32_t *rate2, uint32_t length, uint64_t seed,

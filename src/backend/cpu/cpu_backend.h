@@ -48,7 +48,7 @@ typedef struct cpu_plan {
 
 /* A slot of the program for max_rows rows. */
 typedef struct cpu_slot {
-    float       *values; /* f32 [max_rows][stride]; NULL when rotated */
+    float       *values; /* f32 [max_rows][stride]; when rotated NULL, or what was kept plain */
     int8_t      *codes;  /* i8 [max_rows][stride], zero from the width to the next multiple of 32 */
     float       *scales; /* f32 [max_rows], of codes */
     const float *signs;  /* f32 [width], of the rotation */

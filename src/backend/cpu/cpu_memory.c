@@ -65,7 +65,8 @@ static size_t slot_bytes(const upg_slot *slot, uint32_t max_rows)
     size_t rows = max_rows, stride = slot_stride(slot);
 
     if (slot->kind == UPG_SLOT_PREPARED && slot->prepared.rotated)
-        return round_up(rows * stride, 64) + round_up(rows * sizeof(float), 64);
+        return round_up(rows * stride, 64) + round_up(rows * sizeof(float), 64) +
+               (slot->prepared.keep_plain ? rows * stride * sizeof(float) : 0);
     return rows * stride * sizeof(float);
 }
 
@@ -121,7 +122,10 @@ static upg_status bind_slot(cpu_backend *b, uint32_t s, uint8_t *memory, upg_err
         return UPG_OK;
     }
     bound->codes = (int8_t *)memory;
-    bound->scales = (float *)(void *)(memory + round_up(b->max_rows * bound->stride, 64));
+    memory += round_up(b->max_rows * bound->stride, 64);
+    bound->scales = (float *)(void *)memory;
+    memory += round_up(b->max_rows * sizeof(float), 64);
+    bound->values = slot->prepared.keep_plain ? (float *)(void *)memory : NULL;
     return find_signs(b, s, err);
 }
 

@@ -45,6 +45,8 @@ static void embed_coded(cpu_backend *b, const upg_coded_matrix *m, uint32_t toke
     b->kernels.hadamard(m->n_cols, m->rotation.block, out);
     for (uint32_t j = 0; j < m->n_cols; j++)
         out[j] *= b->embed_signs[j];
+    if (m->outliers != NULL)
+        upg_outliers_add_row(m->outliers, token, 1, 0, m->n_cols, out);
 }
 
 static void embed_row(void *context, size_t row, uint32_t worker)

@@ -26,10 +26,10 @@ void upg_cpu_prepare_row(cpu_backend *b, uint16_t index, uint32_t row, float *x)
     int8_t             *codes;
     float               inverse;
 
-    if (!slot->prepared.rotated) {
+    if (bound->values != NULL)
         memcpy(bound->values + row * bound->stride, x, slot->width * sizeof *x);
+    if (!slot->prepared.rotated)
         return;
-    }
     for (uint32_t j = 0; j < slot->width; j++)
         x[j] *= bound->signs[j];
     b->kernels.hadamard(slot->width, rotation->block, x);

@@ -18,17 +18,17 @@ typedef struct product {
 static void finish_rows(const product *p, const cpu_piece *piece, uint32_t row0, uint32_t row1,
                         uint32_t i, float *result)
 {
-    const cpu_backend *b = p->b;
-    const int32_t     *u = b->u + i * b->u_stride + piece->u_offset;
-    float             *out = b->outputs[piece->which][p->out0 + i] + piece->band->row0 + row0;
-    float              s_x = p->input->scales[p->row0 + i];
+    const cpu_backend  *b = p->b;
+    const int32_t      *u = b->u + i * b->u_stride + piece->u_offset;
+    float              *out = b->outputs[piece->which][p->out0 + i] + piece->band->row0 + row0;
+    float               s_x = p->input->scales[p->row0 + i], *y = p->add ? result : out;
+    const upg_outliers *outliers = piece->matrix->coded->outliers;
 
-    if (!p->add) {
-        b->kernels.fir(piece->band, row0, row1 - row0, u, s_x, out);
-        return;
-    }
-    b->kernels.fir(piece->band, row0, row1 - row0, u, s_x, result);
-    for (uint32_t r = 0; r < row1 - row0; r++)
+    b->kernels.fir(piece->band, row0, row1 - row0, u, s_x, y);
+    if (outliers != NULL)
+        upg_outliers_add_product(outliers, piece->band->row0 + row0, row1 - row0,
+                                 p->input->values + (p->row0 + i) * p->input->stride, y);
+    for (uint32_t r = 0; p->add && r < row1 - row0; r++)
         out[r] += result[r];
 }
 

@@ -62,7 +62,7 @@ static void widen_row(void *context, size_t item, uint32_t worker)
 
     (void)worker;
     for (size_t j = 0; j < t->input->stride; j++)
-        wide[j] = codes[j];
+        wide[j] = (int16_t)codes[j];
 }
 
 /* Columns from `column` on, at most `limit`, decoded and added to the sums. */
@@ -106,10 +106,11 @@ static bool sums_pass_int32(const upg_band *band, uint32_t n_cols)
 static void scale_row(const tiles *t, const cpu_piece *piece, uint32_t i, bool wide,
                       cpu_worker *worker)
 {
-    const upg_band *band = piece->band;
-    uint32_t        n = piece->end - piece->begin;
-    float           s_x = t->input->scales[t->row0 + i], *y = worker->result;
-    const uint16_t *scales = band->scales + piece->begin;
+    const upg_outliers *outliers = piece->matrix->coded->outliers;
+    const upg_band     *band = piece->band;
+    uint32_t            n = piece->end - piece->begin;
+    float               s_x = t->input->scales[t->row0 + i], *y = worker->result;
+    const uint16_t     *scales = band->scales + piece->begin;
 
     if (!wide)
         t->b->kernels.coded_scale(n, worker->sums + (size_t)i * CPU_TILE_ROWS, scales,
@@ -117,6 +118,9 @@ static void scale_row(const tiles *t, const cpu_piece *piece, uint32_t i, bool w
     for (uint32_t r = 0; wide && r < n; r++)
         y[r] = upg_coded_output(worker->totals[(size_t)i * CPU_TILE_ROWS + r],
                                 upg_coded_factor(scales[r], band->code.gain, s_x));
+    if (outliers != NULL)
+        upg_outliers_add_product(outliers, band->row0 + piece->begin, n,
+                                 t->input->values + (t->row0 + i) * t->input->stride, y);
     store_row(t, piece, band->row0 + piece->begin, i, y);
 }
 

@@ -2,11 +2,13 @@
  *
  * A rotated input is kept in f32, or, to foretell what the fast backends compute, as int8 with its
  * scale (program.h, upg_prepared): integers first, the scale after UPG_GROUP_COLUMNS · groups
- * bytes. A matrix row is decoded once for all rows of the batch. */
+ * bytes. A matrix row is decoded once for all rows of the batch. Outliers read the plain vector,
+ * which then lies at the row's end. */
 #include <math.h>
 
 #include "backend/ref/ref.h"
 #include "base/halffloat.h"
+#include "program/op_table.h"
 
 _Static_assert(UPG_SLOT_GROUP_BYTES >= UPG_GROUP_COLUMNS * (int)sizeof(float),
                "a rotated slot also holds the f32 form");
@@ -19,6 +21,11 @@ static bool is_int8(const upg_ref *ref, const upg_slot *slot)
 static float *scale_of(const upg_slot *slot, void *row)
 {
     return (float *)((uint8_t *)row + (size_t)upg_group_count(slot->width) * UPG_GROUP_COLUMNS);
+}
+
+static float *plain_of(const upg_slot *slot, void *row)
+{
+    return (float *)((uint8_t *)row + upg_slot_plain_offset(slot));
 }
 
 static void quantise(const float *x, uint32_t n, int8_t *q, float *scale)
@@ -38,6 +45,9 @@ void upg_ref_prepare(upg_ref *ref, uint16_t slot, uint32_t row, float *x)
     const upg_slot *s = &ref->program->slots[slot];
     void           *out = upg_ref_slot_row(ref, slot, row);
 
+    if (s->prepared.keep_plain)
+        for (uint32_t j = 0; j < s->width; j++)
+            plain_of(s, out)[j] = x[j];
     if (s->prepared.rotated) {
         upg_rotation_signs(&s->prepared.rotation, ref->signs);
         upg_rotation_apply(&s->prepared.rotation, ref->signs, x, 1);
@@ -110,10 +120,31 @@ static void multiply_int8(upg_ref *ref, const upg_matrix *w, uint16_t input, uin
     }
 }
 
+/* y_r += e_r, as outliers.h defines it. */
+static void add_outliers(const upg_outliers *o, const float *x, float *y)
+{
+    for (uint32_t r = 0; r < o->n_rows; r++) {
+        double sum = 0;
+
+        for (uint32_t k = 0; o->n_sparse && k < o->row_begin[r + 1] - o->row_begin[r]; k++)
+            sum += (double)o->values[o->row_begin[r] + k] * x[o->columns[o->row_begin[r] + k]];
+        sum *= o->scale;
+        for (uint32_t d = 0; d < o->n_columns; d++)
+            sum += o->column_values[(size_t)d * o->n_rows + r] *
+                   ((double)o->column_scales[d] * x[o->column[d]]);
+        y[r] += (float)sum;
+    }
+}
+
 void upg_ref_multiply(upg_ref *ref, const upg_matrix *w, uint16_t input, uint32_t n_rows)
 {
     if (is_int8(ref, &ref->program->slots[input]))
         multiply_int8(ref, w, input, n_rows);
     else
         multiply_f32(ref, w, input, n_rows);
+    for (uint32_t m = 0; m < n_rows && w->kind == UPG_MATRIX_CODED && w->coded->outliers; m++)
+        if (ref->outputs[m])
+            add_outliers(w->coded->outliers,
+                         plain_of(&ref->program->slots[input], upg_ref_slot_row(ref, input, m)),
+                         ref->outputs[m]);
 }

@@ -64,6 +64,28 @@ static void close_model(model *m)
     remove_folder(m->folder);
 }
 
+/* Replaces every coded matrix by the f32 values that it stands for. */
+static void make_dense(model *m)
+{
+    for (uint32_t i = 0; i < upg_weights_matrix_count(m->weights); i++) {
+        /* the walk is over constant matrices; these are the test's own */
+        upg_matrix *w = (upg_matrix *)(uintptr_t)upg_weights_matrix(m->weights, i);
+        float      *values =
+            upg_arena_alloc(&m->arena, (size_t)w->n_rows * w->n_cols, sizeof *values, &m->err);
+
+        assert_non_null(values);
+        for (uint32_t r = 0; r < w->n_rows; r++)
+            upg_matrix_row(w, r, values + (size_t)r * w->n_cols);
+        w->kind = UPG_MATRIX_DENSE;
+        w->dtype = UPG_F32;
+        w->dense = values;
+    }
+    if (m->weights->config.tied_embeddings)
+        m->weights->head = m->weights->embed;
+    upg_program_close(m->program);
+    OK(m, upg_program_build(m->weights, &m->program, &m->err));
+}
+
 /* Logits of all tokens, f32 [N_TOKENS][vocab]; the caller frees. */
 static float *run_model(model *m, way w)
 {
@@ -200,6 +222,42 @@ static void sliding_window(void **state)
     check_shape(&shape);
 }
 
+/* Outliers of both kinds in most matrices: cpu as ref, in decode and by tiles, whatever the cut;
+ * and what they add is what the same numbers add as dense weights. */
+static void outliers(void **state)
+{
+    test_model_shape         shape = test_model_small();
+    const upg_backend_class *ref = &upg_backend_ref, *cpu = &upg_backend_cpu;
+    upg_backend_options      exact = { 0 }, int8 = { .emulate_int8 = true };
+
+    (void)state;
+    shape.context = 256;
+    for (int tied = 0; tied < 2; tied++) {
+        model  m;
+        float *without, *want, *plain;
+
+        shape.tied = tied;
+        open_model(&m, &shape, true);
+        without = run_model(&m, (way) { ref, exact, UPG_KV_F32, 64 });
+        OK(&m, test_add_outliers(m.weights, 5, &m.arena, &m.err));
+        upg_program_close(m.program);
+        OK(&m, upg_program_build(m.weights, &m.program, &m.err));
+        want = run_model(&m, (way) { ref, int8, UPG_KV_F32, 64 });
+        assert_true(difference(&m, without, want) > 0.05); /* they matter */
+        expect_close(&m, want, (way) { cpu, { .threads = 2 }, UPG_KV_F32, 1 }, coded_tolerance,
+                     "outliers, cpu against ref");
+        check_cuts(&m, UPG_KV_F16);
+        plain = run_model(&m, (way) { ref, exact, UPG_KV_F32, 64 });
+        make_dense(&m);
+        expect_close(&m, plain, (way) { cpu, { .threads = 2 }, UPG_KV_F32, 64 }, dense_tolerance,
+                     "outliers against dense weights");
+        upg_free(without);
+        upg_free(want);
+        upg_free(plain);
+        close_model(&m);
+    }
+}
+
 /* Rows of several sequences in one batch give what each gives alone. */
 static void mixed_sequences(void **state)
 {
@@ -332,6 +390,7 @@ int main(void)
         cmocka_unit_test(usual_shape),
         cmocka_unit_test(awkward_widths),
         cmocka_unit_test(sliding_window),
+        cmocka_unit_test(outliers),
         cmocka_unit_test(mixed_sequences),
         cmocka_unit_test(runs_without_allocating),
         cmocka_unit_test(create_survives_every_failure),

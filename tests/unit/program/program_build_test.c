@@ -74,6 +74,34 @@ static void preparations_follow_the_matrices(void **state)
 }
 
 /* One dense matrix among coded ones where nothing else reads its input. */
+/* The plain vector is kept where one of the matrices that read the input has outliers. */
+static void outliers_keep_the_plain_vector(void **state)
+{
+    test_model       m;
+    upg_coded_matrix with;
+    upg_outliers     none = { 0 };
+    size_t           before;
+
+    (void)state;
+    make(2, true, &m);
+    before = m.program->arena_bytes;
+    with = *m.weights->layers[1].k.coded;
+    none.n_rows = with.n_rows;
+    none.n_cols = with.n_cols;
+    with.outliers = &none;
+    m.weights->layers[1].k.coded = &with;
+    OK(test_model_rebuild(&m, &err));
+    assert_true(m.program->arena_bytes >= before);
+    for (uint32_t i = 0; i < m.program->n_ops; i++) {
+        const upg_op *op = &m.program->ops[i];
+
+        if (op->w[0] && op->in != UPG_NO_SLOT)
+            assert_int_equal(m.program->slots[op->in].prepared.keep_plain,
+                             op->code == UPG_OP_QKV_ROPE && op->layer == 1);
+    }
+    test_model_close(&m);
+}
+
 static void kinds_may_mix(void **state)
 {
     test_model m;
@@ -263,6 +291,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ops_stand_in_order),
         cmocka_unit_test(preparations_follow_the_matrices),
+        cmocka_unit_test(outliers_keep_the_plain_vector),
         cmocka_unit_test(kinds_may_mix),
         cmocka_unit_test(refuses_different_preparations),
         cmocka_unit_test(refuses_wrong_shapes),

@@ -127,6 +127,7 @@ static void shapes(void **state)
     upg_layer_weights     *l = &model.weights->layers[1], saved = *l;
     upg_coded_matrix       code = *saved.down.coded;
     const upg_model_config config = model.weights->config;
+    upg_outliers           none = { .n_rows = 64, .n_cols = 96 };
     editable               e;
 
     (void)state;
@@ -140,6 +141,11 @@ static void shapes(void **state)
     code.n_rows++;
     code.rotation.width = 64;
     refused(&e, "rotation of 64");
+    code.rotation.width = 96;
+    code.outliers = &none;
+    refused(&e, "lacks the plain vector that the outliers of model.layers.1.mlp.down_proj");
+    none.n_cols--;
+    refused(&e, "is [64][96], its outliers [64][95]");
     l->down.coded = NULL;
     refused(&e, "has no code");
     *l = saved;
@@ -172,6 +178,7 @@ static void preparations(void **state)
     BROKEN(e.slots[e.ops[QKV].in].prepared.rotated = false, "is not prepared as model.layers.0");
     BROKEN(e.slots[e.ops[O].in].prepared.rotation.seed++, "o_proj.weight needs it");
     BROKEN(e.slots[e.ops[LOGITS].in].prepared.rotation.block /= 2, "lm_head.weight needs it");
+    BROKEN(e.slots[e.ops[O].in].prepared.keep_plain = true, "it needs");
     BROKEN(e.ops[GATE_UP].in = e.ops[QKV].in, "gate_proj.weight needs it");
 }
 
