@@ -5,17 +5,18 @@
 #include <string.h>
 
 #include "command.h"
+#include "plan_table.h"
 #include "progress_bar.h"
 #include "quality.h"
 #include "report.h"
 #include "signals.h"
 
 typedef struct compress_args {
-    const char *output, *calibration;
+    const char *output, *calibration, *evaluation;
     double      bpw;
-    uint32_t    threads;
-    uint64_t    max_memory, seed;
-    bool        force, json, plan, quiet, no_calibration, independent;
+    uint32_t    threads, evaluation_windows;
+    uint64_t    size, max_memory, seed;
+    bool        force, json, plan_only, quiet, no_calibration, independent;
 } compress_args;
 
 static const cli_option options[] = {
@@ -34,6 +35,13 @@ static const cli_option options[] = {
       .max = 16,
       .help = "bits per weight, of all weight tensors together; default:\n"
               "3.2, above 1e9 parameters also the file <= fp32 / 10" },
+    { .name = "size",
+      .type = CLI_BYTES,
+      .argument = "SIZE",
+      .offset = offsetof(compress_args, size),
+      .min = 1,
+      .help = "the whole file takes at most so much, such as 3500K; with\n"
+              "--bpw both bounds hold" },
     { .name = "force",
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, force),
@@ -51,10 +59,23 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, independent),
       .help = "calibrates every layer on the unquantised model alone" },
-    { .name = "plan",
+    { .name = "plan-only",
       .type = CLI_FLAG,
-      .offset = offsetof(compress_args, plan),
-      .help = "prints what would be done as JSON, and writes nothing" },
+      .offset = offsetof(compress_args, plan_only),
+      .help = "prints rates and predicted loss, and writes nothing" },
+    { .name = "eval",
+      .type = CLI_TEXT,
+      .argument = "TEXTFILE",
+      .offset = offsetof(compress_args, evaluation),
+      .help = "runs FILE and the checkpoint on this text, and puts the\n"
+              "figures into FILE's report" },
+    { .name = "eval-windows",
+      .type = CLI_U32,
+      .argument = "N",
+      .offset = offsetof(compress_args, evaluation_windows),
+      .min = 1,
+      .max = 1000000,
+      .help = "windows of 512 tokens for --eval; default: 64" },
     { .name = "seed",
       .type = CLI_U64,
       .argument = "S",
@@ -134,12 +155,13 @@ static upg_status work(upg_compress *job, upg_error *err)
 
 static int finish(const cli_command *command, const compress_args *args, const upg_compress *job)
 {
-    const char *result = args->plan ? upg_compress_plan(job) : upg_compress_result(job);
+    const char *result = args->plan_only ? upg_compress_plan(job) : upg_compress_result(job);
 
     if (!result)
         return cli_fail(command, CLI_BUG, "the library gave no result");
-    if (!args->plan && !args->json)
-        return print_table(command, args->output, result);
+    if (!args->json)
+        return args->plan_only ? cli_print_plan(command, result)
+                               : print_table(command, args->output, result);
     puts(result);
     return cli_finish_output();
 }
@@ -166,6 +188,9 @@ static int run(const cli_command *command, int argc, char **argv)
         return cli_usage(command, "--calibration \"\": no file name");
     cli_progress_init(&progress, args.quiet);
     how.bits_per_parameter = args.bpw;
+    how.max_file_bytes = args.size;
+    how.evaluation = args.evaluation;
+    how.evaluation_windows = args.evaluation_windows;
     how.calibration = args.no_calibration ? "" : args.calibration;
     how.independent = args.independent;
     how.threads = args.threads;
@@ -174,7 +199,7 @@ static int run(const cli_command *command, int argc, char **argv)
     how.overwrite = args.force;
     how.hooks = cli_progress_hooks(&progress);
     st = upg_compress_open(parsed.operands[0], args.output, &how, &job, &err);
-    if (st == UPG_OK && !args.plan)
+    if (st == UPG_OK && !args.plan_only)
         st = work(job, &err);
     cli_progress_close(&progress);
     if (st == UPG_OK) {

@@ -284,6 +284,11 @@ typedef struct upg_compress_options {
     bool     independent; /* calibrate every layer on the unquantised model alone, so that no
                            * layer waits for another; costs some quality */
     upg_hooks hooks;
+    uint64_t  max_file_bytes; /* of the whole file; 0 = no bound. Alone it replaces the default of
+                               * bits_per_parameter; with that both bounds hold */
+    const char *evaluation;   /* text file: after encoding the file is run on it and compared with
+                               * the checkpoint, figures go into the report; NULL or "" = none */
+    uint32_t evaluation_windows; /* of 512 tokens, evenly spread over the text; 0 = 64 */
 } upg_compress_options;
 
 /** Reads the headers, checks shapes and types, plans the rates; encodes nothing.
@@ -293,7 +298,8 @@ UPG_FN upg_compress_open(const char *checkpoint, const char *output,
 /** JSON: size, ratios, memory, disk, rate per matrix, predictions marked as such. Owned by job. */
 UPG_API const char *upg_compress_plan(const upg_compress *job);
 /** JSON, after upg_compress_run: file_bytes, parameters, bits_per_parameter, weight_bytes,
- * ratio_fp32, ratio_source, seconds. NULL before. Owned by job. */
+ * ratio_fp32, ratio_source, relative_error, evaluation (null when none was asked for), seconds.
+ * NULL before. Owned by job. */
 UPG_API const char *upg_compress_result(const upg_compress *job);
 /** Does the work. The output takes its name only when complete, synced and verified; after a
  * failure nothing of it remains. */

@@ -3,36 +3,70 @@
 
 #include "api/hooks.h"
 #include "api/struct_options.h"
+#include "api/text_evaluator.h"
 #include "base/alloc.h"
 #include "base/file.h"
 #include "compress/default_calibration.h"
 #include "compress/job.h"
 
 struct upg_compress {
-    upg_job    *job;
-    upg_map     calibration;
-    upg_hooks   hooks;
-    atomic_bool cancel; /* set by anyone; relaxed: nothing else is passed with it */
-    atomic_bool in_use; /* acquire when taken, release when given back, in this file */
+    upg_job           *job;
+    upg_map            calibration;
+    upg_text_evaluator evaluator;
+    upg_hooks          hooks;
+    upg_listener       listener;
+    atomic_bool        cancel; /* set by anyone; relaxed: nothing else is passed with it */
+    atomic_bool        in_use; /* acquire when taken, release when given back, in this file */
 };
+
+/* Maps a text that must not be empty; `what` is it for? */
+static upg_status map_text(const char *what, const char *path, upg_map *map, upg_error *err)
+{
+    upg_status st = upg_map_open(path, map, err);
+
+    if (st != UPG_OK)
+        upg_error_prefix(err, "%s: %s: ", what, path);
+    else if (map->bytes.size == 0)
+        st = upg_fail(err, UPG_E_DATA, "%s: %s is empty", what, path);
+    return st;
+}
 
 /* path  NULL: the text in the library; "": none */
 static upg_status find_calibration(upg_compress *c, const char *path, upg_span *text,
                                    upg_error *err)
 {
-    upg_status st;
+    upg_status st = UPG_OK;
 
     *text = (upg_span) { 0 };
-    if (!path)
+    if (!path) {
         *text = (upg_span) { upg_default_calibration, upg_default_calibration_size };
-    if (!path || path[0] == '\0')
-        return UPG_OK;
-    st = upg_map_open(path, &c->calibration, err);
-    if (st != UPG_OK)
-        upg_error_prefix(err, "calibration: %s: ", path);
-    else if (c->calibration.bytes.size == 0)
-        st = upg_fail(err, UPG_E_DATA, "calibration: %s is empty", path);
-    *text = c->calibration.bytes;
+    } else if (path[0] != '\0') {
+        st = map_text("calibration", path, &c->calibration, err);
+        *text = c->calibration.bytes;
+    }
+    return st;
+}
+
+/* Prepares the evaluation that `o` asks for; NULL and "" ask for none. */
+static upg_status find_evaluation(upg_compress *c, const char *checkpoint,
+                                  const upg_compress_options *o, const upg_evaluator **evaluator,
+                                  upg_error *err)
+{
+    upg_map    map = { 0 };
+    upg_status st = UPG_OK;
+
+    if (!o->evaluation || o->evaluation[0] == '\0') {
+        if (o->evaluation_windows != 0)
+            st = upg_fail(err, UPG_E_ARG, "evaluation_windows is %u without an evaluation text",
+                          o->evaluation_windows);
+        return st;
+    }
+    UPG_TRY(map_text("evaluation", o->evaluation, &map, err));
+    UPG_TRY(upg_text_evaluator_init(&c->evaluator, checkpoint, map.bytes, o->evaluation_windows,
+                                    o->threads, &c->listener, err));
+    *evaluator = &c->evaluator.evaluator;
+out:
+    upg_map_close(&map);
     return st;
 }
 
@@ -54,6 +88,7 @@ UPG_API upg_status upg_compress_open(const char *checkpoint, const char *output,
     c = upg_calloc(1, sizeof *c, err);
     UPG_TRY(c ? UPG_OK : UPG_E_NOMEM);
     c->hooks = o.hooks;
+    c->listener = upg_hooks_listener(&c->hooks, &c->cancel);
     UPG_TRY(find_calibration(c, o.calibration, &settings.calibration, err));
     settings.bits_per_parameter = o.bits_per_parameter;
     settings.threads = o.threads;
@@ -61,7 +96,9 @@ UPG_API upg_status upg_compress_open(const char *checkpoint, const char *output,
     settings.seed = o.seed;
     settings.overwrite = o.overwrite;
     settings.independent = o.independent;
-    settings.listener = upg_hooks_listener(&c->hooks, &c->cancel);
+    settings.max_file_bytes = o.max_file_bytes;
+    settings.listener = c->listener;
+    UPG_TRY(find_evaluation(c, checkpoint, &o, &settings.evaluator, err));
     UPG_TRY(upg_job_open(checkpoint, output, &settings, &c->job, err));
 out:
     if (st != UPG_OK) {
@@ -107,5 +144,6 @@ UPG_API void upg_compress_close(upg_compress *job)
         return;
     upg_job_close(job->job);
     upg_map_close(&job->calibration);
+    upg_text_evaluator_deinit(&job->evaluator);
     upg_free(job);
 }

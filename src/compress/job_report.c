@@ -43,9 +43,12 @@ static json_t *matrix_json(const upg_plan_unit *units, uint32_t n_units)
     json_t           *bands = json_array();
 
     for (uint32_t u = 0; u < n_units; u++)
-        json_array_append_new(bands, json_pack("{s:I,s:I,s:f}", "row", (json_int_t)units[u].row0,
-                                               "rows", (json_int_t)units[u].n_rows, "rate",
-                                               units[u].code->rate2 / 2.0));
+        json_array_append_new(
+            bands,
+            json_pack("{s:I,s:I,s:f,s:I,s:f}", "row", (json_int_t)units[u].row0, "rows",
+                      (json_int_t)units[u].n_rows, "rate", units[u].code->rate2 / 2.0, "code_bytes",
+                      (json_int_t)(sizeof(uint32_t) * upg_plan_unit_words(&units[u])),
+                      "predicted_kl", upg_plan_unit_loss(&units[u])));
     return json_pack("{s:s,s:I,s:I,s:o}", "name", m->name, "rows", (json_int_t)m->n_rows, "cols",
                      (json_int_t)m->n_cols, "bands", bands);
 }

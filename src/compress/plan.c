@@ -90,6 +90,11 @@ static double relative_error(const upg_code *code)
     return 0; /* not reached: every code in a plan comes from `rates` */
 }
 
+double upg_plan_unit_loss(const upg_plan_unit *unit)
+{
+    return unit->sensitivity * relative_error(unit->code);
+}
+
 static void sum_up(upg_plan *plan)
 {
     plan->code_bytes = 0;
@@ -98,7 +103,7 @@ static void sum_up(upg_plan *plan)
         const upg_plan_unit *unit = &plan->units[i];
 
         plan->code_bytes += unit_bytes(unit, unit->code);
-        plan->predicted_kl += unit->sensitivity * relative_error(unit->code);
+        plan->predicted_kl += upg_plan_unit_loss(unit);
     }
 }
 

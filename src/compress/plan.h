@@ -28,6 +28,8 @@ typedef struct upg_plan {
 
 /** u32 words of the unit's code at its rate. */
 uint64_t upg_plan_unit_words(const upg_plan_unit *unit);
+/** Predicted KL of the unit at its rate. */
+double upg_plan_unit_loss(const upg_plan_unit *unit);
 /** Units of the matrix that begins at unit `first`. */
 uint32_t upg_plan_units_of(const upg_plan *plan, uint32_t first);
 /** Cuts the matrices into units and gives each the lowest rate. Memory lives in `arena`. */

@@ -1,0 +1,316 @@
+/* cuda_attend.cuh: online softmax over a range of keys for the query heads of one KV head, by one
+ * block of 16 warps.
+ *
+ * A warp reads two keys at a time, half a warp for each: 16 lanes · DIMS dimensions. Every warp
+ * keeps an online softmax of its own (Milakov and Gimelshein, 2018); they are merged at the end in
+ * shared memory. Keys and values may come from other blocks of the launch: read past the
+ * first-level cache. */
+#ifndef UPG_BACKEND_CUDA_CUDA_ATTEND_CUH
+#define UPG_BACKEND_CUDA_CUDA_ATTEND_CUH
+
+#include "backend/cuda/cuda_math.cuh"
+
+enum { CU_PAGE_TOKENS = 64, KV_F16 = 0, KV_F32 = 1, KV_I8 = 2 };
+
+static __device__ __forceinline__ uint64_t kv_part(cu_kv kv, uint32_t layer, uint32_t head,
+                                                   uint32_t v)
+{
+    return kv.part_bytes * (2 * ((uint64_t)layer * kv.n_kv_heads + head) + v);
+}
+
+/* DIMS elements at an index, as f32; the whole vector when `full`, else those below head_dim. */
+template <int TYPE, int DIMS>
+static __device__ __forceinline__ void kv_load(const uint8_t *part, uint32_t token, uint32_t dim,
+                                               uint32_t head_dim, float x[DIMS])
+{
+    uint32_t at = token * head_dim + dim;
+
+    if (DIMS % 4 == 0 && head_dim == 16 * DIMS) {
+        if (TYPE == KV_F32) {
+#pragma unroll
+            for (int i = 0; i < DIMS; i += 4) {
+                float4 v = __ldcg((const float4 *)((const float *)part + at + i));
+
+                x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
+            }
+        } else if (TYPE == KV_F16 && DIMS % 8 == 0) {
+#pragma unroll
+            for (int i = 0; i < DIMS; i += 8) {
+                uint4          v = __ldcg((const uint4 *)((const uint16_t *)part + at + i));
+                const __half2 *h = (const __half2 *)&v;
+
+#pragma unroll
+                for (int k = 0; k < 4; k++) {
+                    float2 f = __half22float2(h[k]);
+
+                    x[i + 2 * k] = f.x, x[i + 2 * k + 1] = f.y;
+                }
+            }
+        } else if (TYPE == KV_F16) {
+#pragma unroll
+            for (int i = 0; i < DIMS; i += 4) {
+                uint2          v = __ldcg((const uint2 *)((const uint16_t *)part + at + i));
+                const __half2 *h = (const __half2 *)&v;
+
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    float2 f = __half22float2(h[k]);
+
+                    x[i + 2 * k] = f.x, x[i + 2 * k + 1] = f.y;
+                }
+            }
+        } else {
+            float scale = __ldcg((const float *)(part + CU_PAGE_TOKENS * head_dim) + token);
+
+            if (DIMS % 8 == 0) {
+#pragma unroll
+                for (int i = 0; i < DIMS; i += 8) {
+                    uint2 v = __ldcg((const uint2 *)(part + at + i));
+
+#pragma unroll
+                    for (int k = 0; k < 4; k++) {
+                        x[i + k] = scale * (float)(int8_t)(v.x >> 8 * k);
+                        x[i + 4 + k] = scale * (float)(int8_t)(v.y >> 8 * k);
+                    }
+                }
+            } else {
+#pragma unroll
+                for (int i = 0; i < DIMS; i += 4) {
+                    uint32_t v = __ldcg((const uint32_t *)(part + at + i));
+
+#pragma unroll
+                    for (int k = 0; k < 4; k++)
+                        x[i + k] = scale * (float)(int8_t)(v >> 8 * k);
+                }
+            }
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < DIMS; i++) {
+        x[i] = 0.0f;
+        if (dim + i >= head_dim)
+            continue;
+        if (TYPE == KV_F32)
+            x[i] = __ldcg((const float *)part + at + i);
+        else if (TYPE == KV_F16)
+            x[i] = __half2float(__ushort_as_half(__ldcg((const uint16_t *)part + at + i)));
+        else
+            x[i] = __ldcg((const float *)(part + CU_PAGE_TOKENS * head_dim) + token) *
+                   (float)(int8_t)__ldcg((const uint8_t *)part + at + i);
+    }
+}
+
+/* Words of shared memory that attend uses behind the queries. */
+template <int DIMS, int HEADS> static __host__ __device__ constexpr uint32_t attend_words()
+{
+    return CU_WARPS * HEADS * (16 * DIMS + 2);
+}
+
+/* Keys [begin, end) of one sequence. q f32 [HEADS][head_dim] in shared memory, n_heads ≤ HEADS of
+ * them; scratch as above. partial: f32 [n_heads][head_dim] at a stride of partial_stride;
+ * softmax: {max, sum} at a stride of 2 · softmax_stride. Begins after a barrier. */
+template <int TYPE, int DIMS, int HEADS>
+static __device__ void attend(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv,
+                              uint32_t layer, uint32_t kv_head, uint32_t begin, uint32_t end,
+                              float *scratch, float *partial, uint32_t partial_stride,
+                              float *softmax, uint32_t softmax_stride)
+{
+    enum { BATCH = DIMS > 8 ? 1 : 2 }; /* pairs of keys whose loads are in flight together */
+    const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const uint32_t half = lane >> 4, dim = (lane & 15) * DIMS, head_dim = kv.head_dim;
+    const uint64_t k_part = kv_part(kv, layer, kv_head, 0), v_part = kv_part(kv, layer, kv_head, 1);
+    const float    scale = __fdiv_rn(1.0f, __fsqrt_rn((float)head_dim));
+    float          mine[HEADS][DIMS], acc[HEADS][DIMS], top[HEADS], sum[HEADS];
+
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        top[h] = -INFINITY;
+        sum[h] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < DIMS; i++) {
+            mine[h][i] =
+                h < n_heads && dim + i < head_dim ? q[h * head_dim + dim + i] * scale : 0.0f;
+            acc[h][i] = 0.0f;
+        }
+    }
+    for (uint32_t key0 = begin + 2 * BATCH * warp; key0 < end; key0 += 2 * BATCH * CU_WARPS) {
+        float k[BATCH][DIMS], v[BATCH][DIMS], score[BATCH][HEADS];
+
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            uint32_t       key = min(key0 + 2 * b + half, end - 1);
+            const uint8_t *page = pages[key / CU_PAGE_TOKENS];
+
+            kv_load<TYPE, DIMS>(page + k_part, key % CU_PAGE_TOKENS, dim, head_dim, k[b]);
+            kv_load<TYPE, DIMS>(page + v_part, key % CU_PAGE_TOKENS, dim, head_dim, v[b]);
+        }
+#pragma unroll
+        for (int b = 0; b < BATCH; b++)
+#pragma unroll
+            for (int h = 0; h < HEADS; h++) {
+                float s = 0.0f;
+
+#pragma unroll
+                for (int i = 0; i < DIMS; i++)
+                    s = fmaf(mine[h][i], k[b][i], s);
+                s += __shfl_xor_sync(~0u, s, 8);
+                s += __shfl_xor_sync(~0u, s, 4);
+                s += __shfl_xor_sync(~0u, s, 2);
+                s += __shfl_xor_sync(~0u, s, 1);
+                score[b][h] = key0 + 2 * b + half < end ? s : -INFINITY;
+            }
+#pragma unroll
+        for (int h = 0; h < HEADS; h++) {
+            float max = top[h], factor;
+
+#pragma unroll
+            for (int b = 0; b < BATCH; b++)
+                max = fmaxf(max, score[b][h]);
+            if (max == -INFINITY)
+                continue;
+            factor = expf(top[h] - max);
+            top[h] = max;
+            sum[h] *= factor;
+#pragma unroll
+            for (int i = 0; i < DIMS; i++)
+                acc[h][i] *= factor;
+#pragma unroll
+            for (int b = 0; b < BATCH; b++) {
+                float p = expf(score[b][h] - max);
+
+                sum[h] += p;
+#pragma unroll
+                for (int i = 0; i < DIMS; i++)
+                    acc[h][i] = fmaf(p, v[b][i], acc[h][i]);
+            }
+        }
+    }
+    /* Each half warp has seen other keys: merge the halves, then the warps. */
+    block_sync();
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        float  max = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 16));
+        float  factor = max == -INFINITY ? 0.0f : expf(top[h] - max), s;
+        float *out = scratch + (warp * HEADS + h) * (16 * DIMS + 2);
+
+        s = sum[h] * factor;
+        s += __shfl_xor_sync(~0u, s, 16);
+#pragma unroll
+        for (int i = 0; i < DIMS; i++) {
+            float a = acc[h][i] * factor;
+
+            a += __shfl_xor_sync(~0u, a, 16);
+            if (half == 0)
+                out[dim + i] = a;
+        }
+        if (lane == 0) {
+            out[16 * DIMS] = max;
+            out[16 * DIMS + 1] = s;
+        }
+    }
+    block_sync();
+    for (uint32_t i = threadIdx.x; i < n_heads * head_dim; i += CU_THREADS) {
+        uint32_t h = i / head_dim, d = i % head_dim;
+        float    max = -INFINITY, a = 0.0f, s = 0.0f;
+
+        for (int w = 0; w < CU_WARPS; w++)
+            max = fmaxf(max, scratch[(w * HEADS + h) * (16 * DIMS + 2) + 16 * DIMS]);
+        for (int w = 0; w < CU_WARPS && max > -INFINITY; w++) {
+            const float *from = scratch + (w * HEADS + h) * (16 * DIMS + 2);
+            float        factor = expf(from[16 * DIMS] - max);
+
+            a = fmaf(from[d], factor, a);
+            s = fmaf(from[16 * DIMS + 1], factor, s);
+        }
+        partial[(uint64_t)h * partial_stride + d] = a;
+        if (d == 0) {
+            softmax[2 * h * softmax_stride] = max;
+            softmax[2 * h * softmax_stride + 1] = s;
+        }
+    }
+    block_sync();
+}
+
+/* Element (head, d) of the mixed values: merges the splits. */
+static __device__ __forceinline__ float merge_splits(const float *partial, const float *softmax,
+                                                     uint32_t n_splits, uint32_t head,
+                                                     uint32_t head_dim, uint32_t d)
+{
+    const float *ml = softmax + 2 * (uint64_t)head * n_splits;
+    const float *from = partial + (uint64_t)head * n_splits * head_dim + d;
+    float        max = -INFINITY, a = 0.0f, s = 0.0f;
+
+    for (uint32_t i = 0; i < n_splits; i++)
+        max = fmaxf(max, __ldcg(ml + 2 * i));
+    for (uint32_t i = 0; i < n_splits; i++) {
+        float m = __ldcg(ml + 2 * i);
+
+        if (m > -INFINITY) {
+            float factor = expf(m - max);
+
+            a = fmaf(__ldcg(from + (uint64_t)i * head_dim), factor, a);
+            s = fmaf(__ldcg(ml + 2 * i + 1), factor, s);
+        }
+    }
+    return __fdiv_rn(a, s);
+}
+
+/* Keys of a query and of one of its splits, in whole groups of 8. */
+static __device__ __forceinline__ void split_range(uint32_t position, uint32_t window,
+                                                   uint32_t n_splits, uint32_t split,
+                                                   uint32_t *begin, uint32_t *end)
+{
+    uint32_t low = window != 0 && position + 1 > window ? position + 1 - window : 0;
+    uint32_t each = ((position + 1 - low + n_splits - 1) / n_splits + 7) & ~7u;
+
+    *begin = min(low + split * each, position + 1);
+    *end = min(*begin + each, position + 1);
+}
+
+/* Stores one head's key or value, elements d = lane, lane + 32, … of x, by one warp. */
+static __device__ __forceinline__ bool kv_store(cu_kv kv, uint8_t *part, uint32_t token,
+                                                const float *x)
+{
+    uint32_t lane = threadIdx.x & 31;
+    bool     good = true;
+    float    max = 0.0f, inverse;
+
+    for (uint32_t d = lane; d < kv.head_dim; d += 32) {
+        if (kv.type == KV_F32) {
+            ((float *)part)[token * kv.head_dim + d] = x[d];
+        } else if (kv.type == KV_F16) {
+            __half h = __float2half_rn(x[d]);
+
+            ((__half *)part)[token * kv.head_dim + d] = h;
+            good = good && (__half_as_ushort(h) & 0x7FFF) < 0x7C00;
+        }
+        good = good && is_number(x[d]);
+        max = fmaxf(max, fabsf(x[d]));
+    }
+    if (kv.type == KV_I8) {
+        float scale;
+
+        for (int o = 16; o > 0; o >>= 1)
+            max = fmaxf(max, __shfl_xor_sync(~0u, max, o));
+        scale = int8_scale(max, &inverse);
+        if (lane == 0)
+            ((float *)(part + CU_PAGE_TOKENS * kv.head_dim))[token] = scale;
+        for (uint32_t d = lane; d < kv.head_dim; d += 32)
+            ((int8_t *)part)[token * kv.head_dim + d] = (int8_t)__float2int_rn(x[d] * inverse);
+    }
+    return good;
+}
+
+/* cos and sin of pair i at a position, angle in fp64. */
+static __device__ __forceinline__ void rope_angle(uint32_t position, float frequency, float scaling,
+                                                  float *cosine, float *sine)
+{
+    double s, c;
+
+    sincos((double)position * (double)frequency, &s, &c);
+    *cosine = (float)(c * (double)scaling);
+    *sine = (float)(s * (double)scaling);
+}
+
+#endif

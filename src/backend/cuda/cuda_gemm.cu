@@ -1,0 +1,183 @@
+/* cuda_gemm.cu: many rows times a decoded matrix on fp16 tensor cores, with exact sums.
+ *
+ * Codes q (|q| ≤ 127) and values V (|V| ≤ 2048) are integers that fp16 holds exactly, their
+ * products and sums integers that fp32 holds exactly below 2^24, so the result has the bits of the
+ * integer product wherever no partial sum passes 2^24; for a column count n sums grow as √n ·
+ * rms(V) · rms(q), about 2^21 at 17920 inputs. Past it a sum is rounded to 24 bits, far below what
+ * int8 rounding of the input costs.
+ *
+ * A block computes 128 batch rows × 256 outputs, 8 warps of 64 × 64, over a ring of 4 stages of 64
+ * inputs filled by cp.async. Rows of 128 bytes; 16-byte chunks are exchanged by row % 8, so that
+ * ldmatrix reads without bank conflicts. */
+#include "backend/cuda/cuda_math.cuh"
+
+namespace
+{
+
+enum {
+    TILE_M = 128,
+    TILE_N = 256,
+    TILE_K = 64,
+    STAGES = 4,
+    GEMM_THREADS = 256,
+    STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * 2
+};
+
+__device__ __forceinline__ uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+__device__ __forceinline__ void copy_16(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(uint32_t r[4], uint32_t at)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+}
+
+__device__ __forceinline__ void mma_f16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Byte offset of a 16-byte chunk (0 … 7) of a row in a stage's tile. */
+__device__ __forceinline__ uint32_t chunk_at(uint32_t row, uint32_t chunk)
+{
+    return row * 128 + ((chunk ^ (row & 7)) << 4);
+}
+
+/* x: fp16 [n][x_stride], w: fp16 [rows][w_stride], from column k0 on. */
+__device__ __forceinline__ void load_stage(uint32_t stage, const uint16_t *x, uint32_t x_stride,
+                                           uint32_t m0, uint32_t n, const uint16_t *w,
+                                           uint32_t w_stride, uint32_t n0, uint32_t n_rows,
+                                           uint32_t k0)
+{
+#pragma unroll
+    for (int i = 0; i < (TILE_M + TILE_N) * 8 / GEMM_THREADS; i++) {
+        uint32_t        at = threadIdx.x + i * GEMM_THREADS, row = at >> 3, chunk = at & 7;
+        const uint16_t *from;
+
+        if (i < TILE_M * 8 / GEMM_THREADS) {
+            from = x + (uint64_t)min(m0 + row, n - 1) * x_stride;
+            copy_16(stage + chunk_at(row, chunk), from + k0 + chunk * 8);
+        } else {
+            row -= TILE_M;
+            from = w + (uint64_t)min(n0 + row, n_rows - 1) * w_stride;
+            copy_16(stage + TILE_M * 128 + chunk_at(row, chunk), from + k0 + chunk * 8);
+        }
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+__device__ __forceinline__ void store_pair(const cu_product *p, const cu_band *b, uint32_t row,
+                                           float value, float s_x, float *to, bool add)
+{
+    float y = __double2float_rn(
+        __dmul_rn((double)value, coded_factor(b->scales[row - b->row0], b->gain, s_x)));
+
+    *to = add ? *to + y : y;
+}
+
+__global__ void __launch_bounds__(GEMM_THREADS, 1)
+    gemm_kernel(cu_product p, const uint16_t *w, uint32_t w_stride, const uint16_t *x,
+                uint32_t x_stride, const float *scales, uint32_t n, float *out, uint32_t out_stride,
+                bool add)
+{
+    extern __shared__ __align__(1024) uint8_t memory[];
+    uint32_t base = shared_address(memory), warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    uint32_t m0 = blockIdx.x * TILE_M, n0 = blockIdx.y * TILE_N, steps = w_stride / TILE_K;
+    uint32_t wm = (warp & 1) * 64, wn = (warp >> 1) * 64;
+    float    c[4][8][4];
+
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            c[i][j][0] = c[i][j][1] = c[i][j][2] = c[i][j][3] = 0.0f;
+    for (uint32_t s = 0; s < STAGES - 1; s++) {
+        if (s < steps)
+            load_stage(base + s * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0, p.n_rows,
+                       s * TILE_K);
+        else
+            asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+    for (uint32_t k = 0; k < steps; k++) {
+        uint32_t stage = base + k % STAGES * STAGE_BYTES, next = k + STAGES - 1;
+
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+        __syncthreads();
+        if (next < steps)
+            load_stage(base + next % STAGES * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0,
+                       p.n_rows, next * TILE_K);
+        else
+            asm volatile("cp.async.commit_group;" ::: "memory");
+#pragma unroll
+        for (int kk = 0; kk < TILE_K / 16; kk++) {
+            uint32_t a[4][4], b[4][4];
+
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                load_matrices(a[i],
+                              stage + chunk_at(wm + 16 * i + (lane & 15), 2 * kk + (lane >> 4)));
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                load_matrices(b[j], stage + TILE_M * 128 +
+                                        chunk_at(wn + 16 * j + (lane & 7) + (lane >> 4) * 8,
+                                                 2 * kk + (lane >> 3 & 1)));
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 8; j++)
+                    mma_f16(c[i][j], a[i], b[j >> 1][(j & 1) * 2], b[j >> 1][(j & 1) * 2 + 1]);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            uint32_t       row = n0 + wn + 8 * j + 2 * (lane & 3) + e;
+            const cu_band *b = p.bands;
+
+            if (row >= p.n_rows)
+                continue;
+            while (row >= b->row0 + b->n_rows)
+                b++;
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    uint32_t m = m0 + wm + 16 * i + (lane >> 2) + 8 * h;
+
+                    if (m < n)
+                        store_pair(&p, b, row, c[i][j][2 * h + e], scales[m],
+                                   out + (uint64_t)m * out_stride + row, add);
+                }
+        }
+}
+
+} // namespace
+
+extern "C" int cu_launch_gemm(const cu_product *p, const uint16_t *w, uint32_t w_stride,
+                              const cu_prepared *in, uint32_t row0, uint32_t n, float *out,
+                              uint32_t out_stride, bool add, cu_stream stream)
+{
+    dim3        grid((n + TILE_M - 1) / TILE_M, (p->n_rows + TILE_N - 1) / TILE_N);
+    cudaError_t e =
+        cudaFuncSetAttribute((const void *)gemm_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             STAGES * STAGE_BYTES);
+
+    if (e != cudaSuccess)
+        return e;
+    gemm_kernel<<<grid, GEMM_THREADS, STAGES * STAGE_BYTES, stream>>>(
+        *p, w, w_stride, in->halves + (size_t)row0 * in->stride, in->stride, in->scales + row0, n,
+        out, out_stride, add);
+    return cudaGetLastError();
+}

@@ -1,0 +1,307 @@
+/* cuda_product.cu: products of a batch: coded ones on the stored bits (up to 8 rows), their FIR,
+ * the decoding of whole matrices to fp16, dense ones, and the plain read that speeds are compared
+ * with.
+ */
+#include "backend/cuda/cuda_fir.cuh"
+
+namespace
+{
+
+/* ---- u = (2B − 1)·q for N rows ------------------------------------------------------------------
+ * One block owns what one block of the token kernel owns; it streams its part of the tape through
+ * registers, DEPTH tiles of 512 bytes in flight for each warp. */
+template <int N>
+__global__ void __launch_bounds__(CU_THREADS)
+    bits_kernel(cu_product p, cu_tape tape, const uint32_t *planes, uint32_t plane_stride,
+                const int32_t *sums, int32_t *u)
+{
+    enum { DEPTH = 8 };
+    extern __shared__ uint32_t shared_planes[];
+    const uint32_t             warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const uint32_t             words = p.n_ktiles * CU_PLANE_WORDS;
+    cu_share                   s = share_of(p.n_units, blockIdx.x, tape.n_ctas);
+    uint32_t                   n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
+    uint32_t                   row_tile = unit / p.n_ktiles, k = unit % p.n_ktiles;
+    bool                       begins = k == 0;
+    const uint4               *from = (const uint4 *)tape.bytes +
+                        ((uint64_t)tape.base[blockIdx.x] + p.offset[blockIdx.x] + warp) * 32 + lane;
+    int c[N][4];
+
+    for (uint32_t i = threadIdx.x; i < N * words; i += CU_THREADS)
+        shared_planes[i] = planes[(uint64_t)(i / words) * plane_stride + i % words];
+    __syncthreads();
+#pragma unroll
+    for (int t = 0; t < N; t++)
+        c[t][0] = c[t][1] = c[t][2] = c[t][3] = 0;
+    for (uint32_t i = 0; i < n; i += DEPTH) {
+        uint4 bits[DEPTH];
+
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++)
+            if (i + d < n)
+                bits[d] = __ldcs(from + (uint64_t)(i + d) * CU_WARPS * 32);
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++) {
+            if (i + d >= n)
+                break;
+#pragma unroll
+            for (int t = 0; t < N; t++) {
+                const uint32_t *b = shared_planes + t * words + k * CU_PLANE_WORDS + lane;
+
+                mma_b1(c[t], bits[d], b[0], b[32]);
+            }
+            if (++k == p.n_ktiles || i + d + 1 == n) {
+#pragma unroll
+                for (int t = 0; t < N; t++) {
+                    int      low, high, minus = begins ? sums[t] : 0;
+                    int32_t *to = u + (uint64_t)t * p.n_u + row_tile * CU_TILE_ROWS + (lane >> 2);
+
+                    weigh_planes(c[t], &low, &high);
+                    if ((lane & 3) == 0) {
+                        atomicAdd(to, 2 * low - minus);
+                        atomicAdd(to + 8, 2 * high - minus);
+                    }
+                    c[t][0] = c[t][1] = c[t][2] = c[t][3] = 0;
+                }
+                begins = true;
+                k = 0;
+                row_tile++;
+            }
+        }
+    }
+}
+
+__global__ void __launch_bounds__(CU_THREADS)
+    fir_kernel(cu_product p, const int32_t *u, const float *scales, float *out, uint32_t out_stride,
+               bool add)
+{
+    __shared__ __align__(16) int32_t staged[FIR_SHARED];
+    uint32_t begin = (uint32_t)((uint64_t)p.n_rows * blockIdx.x / gridDim.x);
+    uint32_t end = (uint32_t)((uint64_t)p.n_rows * (blockIdx.x + 1) / gridDim.x);
+    float   *to = out + (uint64_t)blockIdx.y * out_stride;
+
+    fir_rows(&p, u + (uint64_t)blockIdx.y * p.n_u, scales[blockIdx.y], begin, end, staged,
+             [&](uint32_t row, float y) { to[row] = add ? to[row] + y : y; });
+}
+
+/* ---- decoding ---------------------------------------------------------------------------------
+ * A warp owns 32 columns (one group) of a run of row tiles. 32 binary rows × 32 columns are turned
+ * over by five exchanges, after which each lane has its column's bits in one register; windows of L
+ * bits then index a table of all values. */
+enum { DECODE_TILES = 8, DECODE_WARPS = 8 };
+
+/* Lane i holds row i of a 32 × 32 bit matrix; afterwards it holds column i. */
+__device__ __forceinline__ uint32_t transpose_bits(uint32_t x)
+{
+    const uint32_t masks[5] = { 0x0000FFFFu, 0x00FF00FFu, 0x0F0F0F0Fu, 0x33333333u, 0x55555555u };
+    uint32_t       lane = threadIdx.x & 31;
+
+#pragma unroll
+    for (int i = 0; i < 5; i++) {
+        int      d = 16 >> i;
+        uint32_t other = __shfl_xor_sync(~0u, x, d);
+
+        x = lane & d ? (x & ~masks[i]) | (other >> d & masks[i])
+                     : (x & masks[i]) | (other << d & ~masks[i]);
+    }
+    return x;
+}
+
+/* One word of the code: binary row `row` of a band whose tiles begin at tile0, one group. */
+__device__ __forceinline__ uint32_t code_word(const cu_product *p, cu_tape tape, uint32_t tile0,
+                                              uint32_t row, uint32_t group)
+{
+    uint32_t unit = (tile0 + row / CU_TILE_ROWS) * p->n_ktiles + group / 8;
+    uint32_t lane = row % 8 * 4 + group % 4, reg = (row / 8 & 1) + 2 * (group / 4 & 1);
+
+    return ((const uint32_t *)tape.bytes)[tile_of_unit(p, tape, unit) * 128 + lane * 4 + reg];
+}
+
+/* grid: x runs over groups of 32·DECODE_WARPS columns, y over runs of rows, z over bands. */
+__global__ void __launch_bounds__(32 * DECODE_WARPS)
+    decode_kernel(cu_product p, cu_tape tape, uint32_t rows_each, __half *w, uint32_t stride)
+{
+    extern __shared__ __half table[];
+    const cu_band           *b = p.bands + blockIdx.z;
+    uint32_t                 lane = threadIdx.x & 31;
+    uint32_t                 group = blockIdx.x * DECODE_WARPS + (threadIdx.x >> 5);
+    uint32_t                 r = blockIdx.y * rows_each, end = min(r + rows_each, b->n_rows);
+    uint32_t                 tile0 = b->u0 / CU_TILE_ROWS, low, loaded, mask;
+    uint64_t                 bits = 0; /* bit i: binary row `loaded` − 1 − i of this column */
+
+    if (r >= b->n_rows)
+        return;
+    for (uint32_t i = threadIdx.x; i < 1u << b->length; i += 32 * DECODE_WARPS) {
+        int value = 0;
+
+        for (int t = 0; t < b->length; t++)
+            value += i >> t & 1 ? b->taps[t] : -b->taps[t];
+        table[i] = __int2half_rn(value);
+    }
+    __syncthreads();
+    mask = (1u << b->length) - 1;
+    low = newest_bit(b, r) + 1 - b->length;
+    loaded = low & ~31u;
+    for (; r < end; r++) {
+        uint32_t newest = newest_bit(b, r);
+
+        while (loaded <= newest) {
+            uint32_t row = loaded + lane, word = 0;
+
+            if (row < b->n_binary && group < 8 * p.n_ktiles)
+                word = code_word(&p, tape, tile0, row, group);
+            bits = bits << 32 | __brev(transpose_bits(word));
+            loaded += 32;
+        }
+        if (32 * group + lane < stride)
+            w[(uint64_t)(b->row0 + r) * stride + 32 * group + lane] =
+                table[(uint32_t)(bits >> (loaded - 1 - newest)) & mask];
+    }
+}
+
+/* ---- dense ------------------------------------------------------------------------------------
+ */
+
+__device__ __forceinline__ float dense_at(const void *w, int dtype, uint64_t at)
+{
+    if (dtype == 0)
+        return ((const float *)w)[at];
+    if (dtype == 1)
+        return __half2float(((const __half *)w)[at]);
+    return __uint_as_float((uint32_t)((const uint16_t *)w)[at] << 16);
+}
+
+/* A warp for each matrix row; up to 8 rows of the batch at once. */
+__global__ void __launch_bounds__(256)
+    dense_kernel(const void *w, int dtype, uint32_t n_rows, uint32_t n_cols, const float *x,
+                 uint32_t x_stride, uint32_t n, float *out, uint32_t out_stride, bool add)
+{
+    uint32_t row = blockIdx.x * 8 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    float    sum[8] = { 0 };
+
+    x += (uint64_t)blockIdx.y * 8 * x_stride;
+    out += (uint64_t)blockIdx.y * 8 * out_stride;
+    n = min(n - blockIdx.y * 8, 8u);
+    if (row >= n_rows)
+        return;
+    for (uint32_t j = lane; j < n_cols; j += 32) {
+        float v = dense_at(w, dtype, (uint64_t)row * n_cols + j);
+
+#pragma unroll
+        for (int t = 0; t < 8; t++)
+            if (t < n)
+                sum[t] = fmaf(v, x[(uint64_t)t * x_stride + j], sum[t]);
+    }
+#pragma unroll
+    for (int t = 0; t < 8; t++) {
+        for (int d = 16; d > 0; d >>= 1)
+            sum[t] += __shfl_xor_sync(~0u, sum[t], d);
+        if (lane == 0 && t < n) {
+            float *to = out + (uint64_t)t * out_stride + row;
+
+            *to = add ? *to + sum[t] : sum[t];
+        }
+    }
+}
+
+__global__ void __launch_bounds__(512) read_kernel(const uint4 *from, uint64_t n, uint32_t *out)
+{
+    uint64_t per = (n + gridDim.x - 1) / gridDim.x, begin = per * blockIdx.x;
+    uint64_t end = begin + per < n ? begin + per : n, i = begin + threadIdx.x;
+    uint32_t sum = 0;
+
+    for (; i + 7 * 512 < end; i += 8 * 512) {
+        uint4 v[8];
+
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            v[k] = __ldcs(from + i + k * 512);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            sum ^= v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
+    }
+    for (; i < end; i += 512)
+        sum ^= __ldcs(from + i).x;
+    if (sum == 0x12345678u)
+        *out = sum;
+}
+
+template <int N>
+int launch_bits(const cu_product *p, cu_tape tape, const cu_prepared *in, uint32_t row0, int32_t *u,
+                cudaStream_t stream)
+{
+    size_t      bytes = (size_t)N * p->n_ktiles * CU_PLANE_WORDS * 4;
+    uint32_t    stride = in->stride / 4;
+    cudaError_t e = cudaFuncSetAttribute((const void *)bits_kernel<N>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+
+    if (e != cudaSuccess)
+        return e;
+    bits_kernel<N><<<tape.n_ctas, CU_THREADS, bytes, stream>>>(
+        *p, tape, in->planes + (size_t)row0 * stride, stride, in->sums + row0, u);
+    return cudaGetLastError();
+}
+
+} // namespace
+
+extern "C" int cu_launch_bits(const cu_product *p, cu_tape tape, const cu_prepared *in,
+                              uint32_t row0, uint32_t n, int32_t *u, cu_stream stream)
+{
+    cudaError_t e = cudaMemsetAsync(u, 0, (size_t)n * p->n_u * sizeof *u, stream);
+    int         done = 0;
+
+    for (uint32_t at = 0; e == cudaSuccess && at < n; at += (uint32_t)done) {
+        uint32_t left = n - at;
+        int32_t *to = u + (size_t)at * p->n_u;
+
+        done = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        while ((size_t)done * p->n_ktiles * CU_PLANE_WORDS * 4 > 96 << 10 && done > 1)
+            done /= 2;
+        e = (cudaError_t)(done == 8   ? launch_bits<8>(p, tape, in, row0 + at, to, stream)
+                          : done == 4 ? launch_bits<4>(p, tape, in, row0 + at, to, stream)
+                          : done == 2 ? launch_bits<2>(p, tape, in, row0 + at, to, stream)
+                                      : launch_bits<1>(p, tape, in, row0 + at, to, stream));
+    }
+    return e;
+}
+
+extern "C" int cu_launch_fir(const cu_product *p, const int32_t *u, const float *scales, uint32_t n,
+                             float *out, uint32_t out_stride, bool add, cu_stream stream)
+{
+    uint32_t blocks = (p->n_rows + 1023) / 1024;
+
+    fir_kernel<<<dim3(blocks, n), CU_THREADS, 0, stream>>>(*p, u, scales, out, out_stride, add);
+    return cudaGetLastError();
+}
+
+extern "C" int cu_launch_decode(const cu_product *p, cu_tape tape, uint16_t *w, uint32_t stride,
+                                cu_stream stream)
+{
+    uint32_t    rows_each = 256, groups = (stride / 32 + DECODE_WARPS - 1) / DECODE_WARPS;
+    dim3        grid(groups, (p->n_rows + rows_each - 1) / rows_each, p->n_bands);
+    size_t      bytes = sizeof(__half) << p->max_length;
+    cudaError_t e = cudaFuncSetAttribute((const void *)decode_kernel,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+
+    if (e != cudaSuccess)
+        return e;
+    decode_kernel<<<grid, 32 * DECODE_WARPS, bytes, stream>>>(*p, tape, rows_each, (__half *)w,
+                                                              stride);
+    return cudaGetLastError();
+}
+
+extern "C" int cu_launch_dense(const void *w, int dtype, uint32_t n_rows, uint32_t n_cols,
+                               const float *x, uint32_t x_stride, uint32_t n, float *out,
+                               uint32_t out_stride, bool add, cu_stream stream)
+{
+    dense_kernel<<<dim3((n_rows + 7) / 8, (n + 7) / 8), 256, 0, stream>>>(
+        w, dtype, n_rows, n_cols, x, x_stride, n, out, out_stride, add);
+    return cudaGetLastError();
+}
+
+extern "C" int cu_launch_read(const void *bytes, uint64_t n_bytes, uint32_t *out, uint32_t n_ctas,
+                              cu_stream stream)
+{
+    read_kernel<<<n_ctas, 512, 0, stream>>>((const uint4 *)bytes, n_bytes / 16, out);
+    return cudaGetLastError();
+}

@@ -1,0 +1,223 @@
+/* cuda_shared.h: what the host side (C) and the kernels (CUDA) of the cuda backend share.
+ *
+ * How a coded matrix lies in device memory. Tiles of 16 binary rows × 256 inputs are stored in the
+ * order in which one tensor-core instruction wants them (512 bytes: lane · 16 + word · 4). The
+ * matrices of an op and their bands stand one below the other; each band begins a new row tile. The
+ * op's tiles are numbered row tile by row tile; of these `n_units` tiles block (CTA) c of n owns
+ *
+ *     [n_units·c/n, n_units·(c+1)/n)
+ *
+ * and stores them in its own contiguous tape, all ops one after the other, in the order in which a
+ * token reads them. Within an op each of 16 warps owns a contiguous part of the block's tiles and
+ * takes one tile of every round of 16, so a block reads its tape front to back. Sums of a row tile
+ * that several warps share meet in u by integer additions: exact in any order. */
+#ifndef UPG_BACKEND_CUDA_CUDA_SHARED_H
+#define UPG_BACKEND_CUDA_CUDA_SHARED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    CU_WARPS = 16, /* that compute; they share the tiles of a block */
+    CU_THREADS = 32 * CU_WARPS,
+    CU_TILE_ROWS = 16,
+    CU_TILE_COLUMNS = 256,
+    CU_TILE_BYTES = 512,
+    CU_PLANE_WORDS = 64, /* of one tile's inputs: 8 bit planes of 256 bits */
+    CU_MAX_TAPS = 16,
+    CU_FEW_ROWS = 8,    /* up to so many rows multiply with the stored bits */
+    CU_SUM_LIMIT = 2048 /* Σ|p| up to here: values are exact in fp16 */
+};
+
+/* A band of an op's matrices. */
+typedef struct cu_band {
+    uint32_t        row0, n_rows; /* outputs: the rows of the op's matrices one after the other */
+    uint32_t        n_binary;
+    uint32_t        u0; /* where its u begins; a multiple of 16 */
+    uint8_t         k0, k1, length;
+    uint8_t         wide; /* its sums may pass int32 */
+    float           gain;
+    int16_t         taps[CU_MAX_TAPS];
+    const uint16_t *scales; /* device, fp16 [n_rows] */
+} cu_band;
+
+/* The matrices of one op as one product. Everything in device memory. */
+typedef struct cu_product {
+    const cu_band  *bands;
+    const uint32_t *offset; /* [n_ctas]: tiles in front of this op's in the tape of a block */
+    uint32_t        n_bands, n_rows, n_cols;
+    uint32_t        n_u;      /* 16 · row tiles */
+    uint32_t        n_ktiles; /* tiles for a row: inputs / 256 rounded up */
+    uint32_t        n_units;
+    uint32_t        exact_f16;  /* all values fit fp16 exactly */
+    uint32_t        max_length; /* of the bands' codes */
+    uint32_t        row0[3];    /* where each matrix begins */
+} cu_product;
+
+/* All tapes. */
+typedef struct cu_tape {
+    const uint8_t  *bytes;
+    const uint32_t *base; /* [n_ctas + 1]: first tile of a block's tape */
+    uint32_t        n_ctas;
+} cu_tape;
+
+/* Where the raw bits of a band lie while an op is repacked. */
+typedef struct cu_source {
+    const uint32_t *bits; /* as in codec/coded_matrix.h */
+    uint32_t        n_binary, n_groups, tile0, n_tiles;
+} cu_source;
+
+/* KV pages as the kernels see them: kv_layout.h. */
+typedef struct cu_kv {
+    int32_t  type; /* upg_kv_type: 0 fp16, 1 fp32, 2 int8 */
+    uint32_t n_kv_heads, head_dim, n_heads, rotary_dims, window;
+    uint64_t part_bytes;
+} cu_kv;
+
+/* One row of a batch on the device. */
+typedef struct cu_row {
+    int32_t  token;
+    uint32_t position;
+    uint32_t pages;  /* index of the sequence's first page in the page table */
+    uint32_t logits; /* 1 + index of the row's logits, 0 = none wanted */
+    uint32_t long_rope;
+} cu_row;
+
+/* A prepared input, for a batch. */
+typedef struct cu_prepared {
+    float       *values; /* plain: f32 [rows][stride] */
+    int8_t      *codes;  /* rotated: i8 [rows][stride], zero past the width */
+    uint32_t    *planes; /* bit planes of the first 8 rows: [row][n_ktiles · 64] */
+    uint16_t    *halves; /* codes as fp16 [rows][stride] */
+    float       *scales; /* [rows] */
+    int32_t     *sums;   /* [rows]: Σ codes */
+    const float *signs;  /* [width] */
+    uint32_t     width, stride, log_block, rotated;
+} cu_prepared;
+
+/* A lookup table in original layout: the embedding, coded or dense. */
+typedef struct cu_embedding {
+    const cu_band         *bands; /* row0 … of the table; NULL when dense */
+    const uint32_t *const *bits;  /* [n_bands] */
+    uint32_t               n_bands, n_rows, n_cols, n_groups, log_block;
+    const float           *signs;
+    const void            *dense;
+    int32_t                dtype; /* 0 f32, 1 f16, 2 bf16 */
+} cu_embedding;
+
+/* ---- steps of a token (cuda_token.cu) -------------------------------------------------------- */
+
+typedef enum cu_step_kind {
+    CU_STEP_EMBED,   /* input of the first product: the token's row */
+    CU_STEP_NORM,    /* input: residual += last product; norm, rotate, quantise */
+    CU_STEP_ROTATED, /* input: a rotated vector, to be quantised */
+    CU_STEP_ATTENTION,
+    CU_STEP_MERGE,
+    CU_STEP_SWIGLU,
+    CU_STEP_LOGITS,
+    CU_STEP_SAMPLE
+} cu_step_kind;
+
+typedef struct cu_step {
+    int32_t           kind;
+    uint32_t          layer;
+    uint32_t          width, log_block; /* of the input vector */
+    const cu_product *product;          /* EMBED, NORM, ROTATED: what is multiplied */
+    const cu_product *source;           /* whose u is read */
+    const float      *norm, *signs;
+    int32_t          *u, *u_in, *u_clear;
+    uint32_t          n_clear; /* a multiple of 4 */
+    const float      *residual_in;
+    float            *residual_out;
+    float            *rotated, *block_max; /* x' and the largest magnitude of each block */
+    float            *scale_out;           /* s_x of the input prepared here */
+    const float      *scale_in;            /* s_x of `source`'s input */
+} cu_step;
+
+/* What changes from token to token; written by the host, token and position by the kernel too. */
+typedef struct cu_token_state {
+    int32_t  token;
+    uint32_t position;
+    uint32_t long_rope;
+    uint32_t bad; /* 1 + index of the first step that met a value that is no number */
+} cu_token_state;
+
+typedef struct cu_token_args {
+    const cu_step  *steps;
+    uint32_t        first_step, end_step, n_tokens, n_pages_ring;
+    cu_tape         tape;
+    const uint32_t *tape_begin, *tape_end; /* [n_ctas]: tiles of these steps in each tape */
+    cu_token_state *state;
+    uint8_t *const *pages;
+    cu_kv           kv;
+    cu_embedding    embedding;
+    const float    *inv_freq, *long_inv_freq;
+    float           attention_scaling, norm_eps;
+    float          *angles;  /* f32 [2][rotary/2] */
+    float          *partial; /* f32 [head][split][head_dim] */
+    float          *softmax; /* f32 [head][split][2]: max, sum */
+    float          *logits;
+    float          *best_value; /* [n_ctas] */
+    int32_t        *best_token;
+    int32_t        *tokens_out; /* [n_tokens] */
+    uint32_t       *barrier;
+    uint32_t        barrier_base, n_splits;
+    uint32_t        max_ktiles, max_width; /* sizes of the parts of shared memory */
+} cu_token_args;
+
+/* ---- launches; all return a cudaError_t as int --------------------------------------------- */
+
+typedef struct CUstream_st *cu_stream;
+
+int cu_launch_repack(const cu_product *host_product, const cu_source *sources, uint32_t n_sources,
+                     cu_tape tape, uint8_t *bytes, cu_stream stream);
+int cu_launch_embed(const cu_embedding *table, const cu_row *rows, uint32_t n_rows, float *out,
+                    uint32_t stride, uint32_t *bad, cu_stream stream);
+int cu_launch_norm(const float *x, uint32_t x_stride, const float *weight, float eps,
+                   const cu_prepared *to, uint32_t n_rows, uint32_t *bad, cu_stream stream);
+/* Prepares x f32 [rows][stride] (overwritten). */
+int cu_launch_prepare(float *x, uint32_t x_stride, const cu_prepared *to, uint32_t n_rows,
+                      uint32_t *bad, cu_stream stream);
+/* u i32 [n][n_u], zeroed here; n ≤ 8. */
+int cu_launch_bits(const cu_product *host_product, cu_tape tape, const cu_prepared *in,
+                   uint32_t row0, uint32_t n, int32_t *u, cu_stream stream);
+/* out[row][…] (+)= FIR of u */
+int cu_launch_fir(const cu_product *host_product, const int32_t *u, const float *scales, uint32_t n,
+                  float *out, uint32_t out_stride, bool add, cu_stream stream);
+/* w f16 [n_rows][stride]: the values of rows row0 … row0 + n_rows − 1. */
+int cu_launch_decode(const cu_product *host_product, cu_tape tape, uint16_t *w, uint32_t stride,
+                     cu_stream stream);
+int cu_launch_gemm(const cu_product *host_product, const uint16_t *w, uint32_t w_stride,
+                   const cu_prepared *in, uint32_t row0, uint32_t n, float *out,
+                   uint32_t out_stride, bool add, cu_stream stream);
+int cu_launch_dense(const void *w, int dtype, uint32_t n_rows, uint32_t n_cols, const float *x,
+                    uint32_t x_stride, uint32_t n, float *out, uint32_t out_stride, bool add,
+                    cu_stream stream);
+/* q, k, v side by side in x f32 [rows][stride]; turns q and k, appends k and v. */
+int cu_launch_rope(float *x, uint32_t stride, const cu_row *rows, uint32_t n_rows,
+                   uint8_t *const *pages, cu_kv kv, uint32_t layer, const float *inv_freq,
+                   const float *long_inv_freq, float scaling, uint32_t *bad, cu_stream stream);
+int cu_launch_attention(const float *q, uint32_t q_stride, const cu_row *rows, uint32_t n_rows,
+                        uint8_t *const *pages, cu_kv kv, uint32_t layer, uint32_t n_splits,
+                        float *partial, float *softmax, cu_stream stream);
+int cu_launch_merge(const float *partial, const float *softmax, cu_kv kv, uint32_t n_splits,
+                    uint32_t n_rows, float *out, uint32_t out_stride, cu_stream stream);
+int cu_launch_swiglu(float *gate_up, uint32_t stride, uint32_t width, uint32_t n_rows,
+                     cu_stream stream);
+int cu_launch_check(const float *x, uint64_t n, uint32_t *bad, cu_stream stream);
+
+/* ring = pages of 8 KiB that fit; 0 when the shapes do not fit this device. */
+int cu_token_prepare(const cu_token_args *args, uint32_t shared_limit, uint32_t *n_pages_ring);
+int cu_launch_token(const cu_token_args *args, bool cooperative, bool dependent, cu_stream stream);
+int cu_launch_read(const void *bytes, uint64_t n_bytes, uint32_t *out, uint32_t n_ctas,
+                   cu_stream stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,777 @@
+/* cuda_token.cu: a whole token (or many) in one launch: every block runs the same list of steps.
+ *
+ * One block per SM: 16 warps compute, one more warp loads. A block's code bits for the whole token
+ * are one contiguous tape; the loader streams it into a ring of 8 KiB pages in shared memory and
+ * waits for nothing but free pages: weights do not depend on activations, so the stream goes on
+ * while the blocks meet at a barrier or prepare the next input.
+ *
+ *     loader    tape ──► ring page ──full──► warps          (mbarriers)
+ *     warps     bits ──► u by integer additions in L2 ──► grid barrier ──► next step's input
+ *
+ * Each block prepares the next input by itself, from u or from a rotated vector: repeating 5120
+ * elements of work costs less than waiting for one block that does it. Invariants:
+ *   1. What another block wrote in this launch is read past the first-level cache (__ldcg).
+ *   2. u of a product is cleared two products ahead; three buffers take turns.
+ *   3. The number of barriers of a launch depends on its steps alone. */
+#include "backend/cuda/cuda_attend.cuh"
+#include "backend/cuda/cuda_fir.cuh"
+
+namespace
+{
+
+enum { PAGE_TILES = 16, PAGE_BYTES = PAGE_TILES * CU_TILE_BYTES, MAX_PAGES = 26 };
+
+struct ring {
+    uint64_t *full, *empty; /* [n_pages] */
+    uint8_t  *data;
+    uint32_t  n_pages;
+};
+
+/* ---- mbarriers and copies ---------------------------------------------------------------------
+ */
+
+__device__ __forceinline__ uint32_t address_of(const void *shared)
+{
+    return (uint32_t)__cvta_generic_to_shared(shared);
+}
+
+__device__ __forceinline__ void barrier_init(uint64_t *b, uint32_t n)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address_of(b)), "r"(n));
+}
+
+__device__ __forceinline__ void barrier_arrive(uint64_t *b)
+{
+    asm volatile("{ .reg .b64 t; mbarrier.arrive.shared::cta.b64 t, [%0]; }" ::"r"(address_of(b))
+                 : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity)
+{
+    uint32_t done = 0;
+
+    while (!done) {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+                     "selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(address_of(b)), "r"(parity)
+                     : "memory");
+#else
+        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; "
+                     "selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(address_of(b)), "r"(parity)
+                     : "memory");
+#endif
+    }
+}
+
+/* Loads one page; called by all lanes of the loader's warp. */
+__device__ __forceinline__ void load_page(const ring *r, uint32_t slot, const uint8_t *from,
+                                          uint32_t bytes)
+{
+    uint32_t lane = threadIdx.x & 31;
+
+#if __CUDA_ARCH__ >= 900
+    if (lane == 0) {
+        asm volatile(
+            "{ .reg .b64 t; mbarrier.arrive.expect_tx.shared::cta.b64 t, [%0], %1; }" ::"r"(
+                address_of(&r->full[slot])),
+            "r"(bytes)
+            : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+                     "[%1], %2, [%3];" ::"r"(address_of(r->data + slot * PAGE_BYTES)),
+                     "l"(from), "r"(bytes), "r"(address_of(&r->full[slot]))
+                     : "memory");
+    }
+    __syncwarp();
+#else
+    for (uint32_t at = 16 * lane; at < bytes; at += 512)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                         address_of(r->data + slot * PAGE_BYTES + at)),
+                     "l"(from + at)
+                     : "memory");
+    asm volatile(
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address_of(&r->full[slot]))
+        : "memory");
+#endif
+}
+
+/* The loader's warp: the block's tape, once for each token, page by page. */
+__device__ void stream_tape(const cu_token_args *a, const ring *r)
+{
+    uint32_t       cta = blockIdx.x, begin = a->tape_begin[cta], n = a->tape_end[cta] - begin;
+    const uint8_t *tape = a->tape.bytes + ((uint64_t)a->tape.base[cta] + begin) * CU_TILE_BYTES;
+    uint32_t       n_pages = (n + PAGE_TILES - 1) / PAGE_TILES, slot = 0, parity = 1;
+
+    for (uint32_t token = 0; token < a->n_tokens; token++)
+        for (uint32_t page = 0; page < n_pages; page++) {
+            barrier_wait(&r->empty[slot], parity);
+            load_page(r, slot, tape + (uint64_t)page * PAGE_BYTES,
+                      min(n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
+            if (++slot == r->n_pages)
+                slot = 0, parity ^= 1;
+        }
+}
+
+/* ---- product ----------------------------------------------------------------------------------
+ */
+
+/* Where a block stands in its stream: pages of this launch, tile in the page. */
+struct cursor {
+    uint32_t slot, parity, tile;
+};
+
+__device__ __forceinline__ cursor advanced(cursor c, uint32_t tiles, uint32_t n_pages)
+{
+    c.tile += tiles;
+    while (c.tile >= PAGE_TILES) {
+        c.tile -= PAGE_TILES;
+        if (++c.slot == n_pages)
+            c.slot = 0, c.parity ^= 1;
+    }
+    return c;
+}
+
+__device__ __forceinline__ void add_row_tile(const int c[4], uint32_t row_tile, int minus,
+                                             int32_t *u)
+{
+    int low, high;
+
+    weigh_planes(c, &low, &high);
+    if ((threadIdx.x & 3) == 0) {
+        int32_t *to = u + row_tile * CU_TILE_ROWS + (threadIdx.x >> 2 & 7);
+
+        atomicAdd(to, 2 * low - minus);
+        atomicAdd(to + 8, 2 * high - minus);
+    }
+}
+
+/* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. */
+__device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
+                                           const uint32_t *planes, int sum_q, int32_t *u,
+                                           const ring *r, cursor at)
+{
+    const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    cu_share       s = share_of(p->n_units, blockIdx.x, n_ctas);
+    uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
+    uint32_t       n_k = p->n_ktiles, row_tile = unit / n_k, k = unit % n_k;
+    int            c[4] = { 0, 0, 0, 0 };
+    int            minus = k == 0 ? sum_q : 0; /* Σq is taken off once for a row */
+    cursor         mine = advanced(at, warp, r->n_pages);
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint4    bits;
+        uint32_t b0 = planes[k * CU_PLANE_WORDS + lane],
+                 b1 = planes[k * CU_PLANE_WORDS + 32 + lane];
+
+        barrier_wait(&r->full[mine.slot], mine.parity);
+        bits = *(const uint4 *)(r->data + mine.slot * PAGE_BYTES + mine.tile * CU_TILE_BYTES +
+                                lane * 16);
+        mma_b1(c, bits, b0, b1);
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(&r->empty[mine.slot]);
+        if (++mine.slot == r->n_pages) /* a round is a page long */
+            mine.slot = 0, mine.parity ^= 1;
+        if (++k == n_k) {
+            add_row_tile(c, row_tile, minus, u);
+            c[0] = c[1] = c[2] = c[3] = 0;
+            minus = sum_q;
+            k = 0;
+            row_tile++;
+        }
+    }
+    if (n != 0 && k != 0)
+        add_row_tile(c, row_tile, minus, u);
+    return advanced(at, s.n, r->n_pages);
+}
+
+/* ---- inputs -----------------------------------------------------------------------------------
+ */
+
+struct block_memory {
+    float    *x;      /* padded vector, f32 */
+    int32_t  *staged; /* [FIR_SHARED] */
+    uint32_t *planes;
+    double   *slots; /* [32] */
+    int      *sum;
+};
+
+/* x·s at index j of n inputs becomes q; planes and Σq for the block. x(j) gives x'. */
+template <typename F>
+__device__ __forceinline__ int quantise(uint32_t n, uint32_t n_ktiles, float inverse,
+                                        const block_memory *m, F x)
+{
+    uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    int      sum = 0;
+
+    if (threadIdx.x == 0)
+        *m->sum = 0;
+    block_sync();
+    for (uint32_t group = warp; group < 8 * n_ktiles; group += CU_WARPS) {
+        uint32_t j = 32 * group + lane;
+        int      q = j < n ? __float2int_rn(x(j) * inverse) : 0;
+
+        sum += q;
+        store_planes(m->planes, group, q);
+    }
+    for (int d = 16; d > 0; d >>= 1)
+        sum += __shfl_xor_sync(~0u, sum, d);
+    if (lane == 0)
+        atomicAdd(m->sum, sum);
+    block_sync();
+    return *m->sum;
+}
+
+__device__ void mark_bad(const cu_token_args *a, uint32_t step)
+{
+    atomicCAS(&a->state->bad, 0u, step + 1);
+}
+
+/* Largest magnitude of the padded vector x [n]. */
+__device__ __forceinline__ float largest(const float *x, uint32_t n, const block_memory *m)
+{
+    float max = 0.0f;
+
+    for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
+        max = fmaxf(max, fabsf(x[pad(j)]));
+    return block_max(max, (float *)m->slots);
+}
+
+/* One row of the embedding into x (padded), in the model's own basis. */
+__device__ void embed_row(const cu_embedding *e, uint32_t token, float *x)
+{
+    if (e->bands == NULL) {
+        for (uint32_t j = threadIdx.x; j < e->n_cols; j += CU_THREADS) {
+            uint64_t at = (uint64_t)token * e->n_cols + j;
+
+            x[pad(j)] = e->dtype == 0 ? ((const float *)e->dense)[at]
+                        : e->dtype == 1
+                            ? __half2float(((const __half *)e->dense)[at])
+                            : __uint_as_float((uint32_t)((const uint16_t *)e->dense)[at] << 16);
+        }
+        block_sync();
+        return;
+    }
+    {
+        const cu_band  *b = e->bands;
+        uint32_t        i = 0, newest;
+        const uint32_t *bits;
+        float           factor;
+
+        while (token >= b->row0 + b->n_rows)
+            b++, i++;
+        bits = e->bits[i];
+        newest = newest_bit(b, token - b->row0);
+        factor = __fmul_rn(__half2float(__ushort_as_half(b->scales[token - b->row0])), b->gain);
+        for (uint32_t j = threadIdx.x; j < e->n_cols; j += CU_THREADS) {
+            int value = 0;
+
+            for (int t = 0; t < b->length; t++) {
+                uint32_t row = newest - t, block = row / 64;
+                uint32_t left = b->n_binary - block * 64;
+                uint32_t rows = left >= 64 ? 64 : (left + 15) / 16 * 16;
+                uint64_t at =
+                    (uint64_t)block * 64 * e->n_groups + (uint64_t)(j / 32) * rows + row % 64;
+
+                value += bits[at] >> j % 32 & 1 ? b->taps[t] : -b->taps[t];
+            }
+            x[pad(j)] = factor * (float)value;
+        }
+        block_sync();
+        hadamard(x, e->n_cols, e->log_block);
+        for (uint32_t j = threadIdx.x; j < e->n_cols; j += CU_THREADS)
+            x[pad(j)] *= e->signs[j];
+        block_sync();
+    }
+}
+
+/* EMBED and NORM: residual, norm, rotation; returns Σq. */
+__device__ int input_from_residual(const cu_token_args *a, uint32_t index, const cu_step *s,
+                                   const block_memory *m)
+{
+    uint32_t n = s->width;
+    float    inverse, scale;
+    double   squares = 0;
+
+    if (s->kind == CU_STEP_EMBED) {
+        embed_row(&a->embedding, (uint32_t)__ldcg(&a->state->token), m->x);
+    } else {
+        for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
+            m->x[pad(j)] = __ldcg(s->residual_in + j);
+        block_sync();
+        fir_rows(s->source, s->u_in, __ldcg(s->scale_in), 0, n, m->staged,
+                 [&](uint32_t row, float y) { m->x[pad(row)] += y; });
+    }
+    if (blockIdx.x == 0)
+        for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
+            s->residual_out[j] = m->x[pad(j)];
+    for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
+        squares += (double)m->x[pad(j)] * (double)m->x[pad(j)];
+    squares = block_sum(squares, m->slots);
+    if (blockIdx.x == 0 && threadIdx.x == 0 && !is_number((float)squares))
+        mark_bad(a, index);
+    inverse = (float)(1.0 / sqrt(squares / n + (double)a->norm_eps));
+    for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
+        m->x[pad(j)] = m->x[pad(j)] * inverse * s->norm[j] * s->signs[j];
+    block_sync();
+    hadamard(m->x, n, s->log_block);
+    scale = int8_scale(largest(m->x, n, m), &inverse);
+    if (blockIdx.x == 0) {
+        if (threadIdx.x == 0)
+            *s->scale_out = scale;
+        /* a value that is no number has spread over its whole block */
+        for (uint32_t j = threadIdx.x; j < n >> s->log_block; j += CU_THREADS)
+            if (!is_number(m->x[pad(j << s->log_block)]))
+                mark_bad(a, index);
+    }
+    return quantise(n, s->product->n_ktiles, inverse, m, [&](uint32_t j) { return m->x[pad(j)]; });
+}
+
+/* ROTATED: x' lies in global memory, with the largest magnitude of each block. */
+__device__ int input_from_rotated(const cu_token_args *a, uint32_t index, const cu_step *s,
+                                  const block_memory *m)
+{
+    uint32_t n_blocks = s->width >> s->log_block;
+    float    max = 0.0f, scale, inverse;
+    bool     good = true;
+
+    for (uint32_t i = threadIdx.x; i < n_blocks; i += CU_THREADS) {
+        float b = __ldcg(s->block_max + i);
+
+        good = good && is_number(b);
+        max = fmaxf(max, b);
+    }
+    max = block_max(max, (float *)m->slots);
+    scale = int8_scale(max, &inverse);
+    if (blockIdx.x == 0) {
+        if (!good)
+            mark_bad(a, index);
+        if (threadIdx.x == 0)
+            *s->scale_out = scale;
+    }
+    return quantise(s->width, s->product->n_ktiles, inverse, m,
+                    [&](uint32_t j) { return __ldcg(s->rotated + j); });
+}
+
+/* ---- rotated vectors --------------------------------------------------------------------------
+ */
+
+/* One block of inputs in m->x, not rotated yet, becomes x'. After the transform a value that is no
+ * number has spread over the whole block, so its first element tells. */
+__device__ void rotate_block(const cu_step *s, uint32_t block, const block_memory *m)
+{
+    uint32_t n = 1u << s->log_block;
+    float    max;
+
+    for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
+        m->x[pad(i)] *= s->signs[block * n + i];
+    block_sync();
+    hadamard(m->x, n, s->log_block);
+    for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
+        s->rotated[block * n + i] = m->x[pad(i)];
+    max = largest(m->x, n, m);
+    if (threadIdx.x == 0)
+        s->block_max[block] = is_number(m->x[0]) ? max : INFINITY;
+    block_sync();
+}
+
+__device__ void merge(const cu_token_args *a, const cu_step *s, const block_memory *m)
+{
+    uint32_t n = 1u << s->log_block;
+
+    for (uint32_t block = blockIdx.x; block < s->width >> s->log_block; block += gridDim.x) {
+        for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS) {
+            uint32_t j = block * n + i;
+
+            m->x[pad(i)] = merge_splits(a->partial, a->softmax, a->n_splits, j / a->kv.head_dim,
+                                        a->kv.head_dim, j % a->kv.head_dim);
+        }
+        block_sync();
+        rotate_block(s, block, m);
+    }
+}
+
+__device__ __forceinline__ float silu(float x)
+{
+    return x / (1.0f + expf(-x));
+}
+
+__device__ void swiglu(const cu_step *s, const block_memory *m)
+{
+    uint32_t n = 1u << s->log_block;
+    float    s_x = __ldcg(s->scale_in);
+
+    for (uint32_t block = blockIdx.x; block < s->width >> s->log_block; block += gridDim.x) {
+        uint32_t gate = block * n, up = s->source->row0[1] + block * n;
+
+        fir_rows(s->source, s->u_in, s_x, gate, gate + n, m->staged,
+                 [&](uint32_t row, float y) { m->x[pad(row - gate)] = silu(y); });
+        fir_rows(s->source, s->u_in, s_x, up, up + n, m->staged,
+                 [&](uint32_t row, float y) { m->x[pad(row - up)] *= y; });
+        rotate_block(s, block, m);
+    }
+}
+
+/* ---- attention --------------------------------------------------------------------------------
+ */
+
+/* Turns n_heads heads side by side at x [n_heads][head_dim]. */
+__device__ void turn_heads(const cu_token_args *a, float *x, uint32_t n_heads)
+{
+    uint32_t half = a->kv.rotary_dims / 2;
+
+    for (uint32_t i = threadIdx.x; i < n_heads * half; i += CU_THREADS) {
+        float *head = x + i / half * a->kv.head_dim, c = __ldcg(a->angles + i % half);
+        float  s = __ldcg(a->angles + half + i % half), p = head[i % half],
+              q = head[half + i % half];
+
+        head[i % half] = p * c - q * s;
+        head[half + i % half] = q * c + p * s;
+    }
+    block_sync();
+}
+
+/* One KV head and one part of the keys for each item. The block whose part holds the token's own
+ * position appends its key and value first. */
+template <int TYPE, int DIMS, int HEADS>
+__device__ void attention(const cu_token_args *a, uint32_t index, const cu_step *s,
+                          const block_memory *m)
+{
+    const uint32_t hd = a->kv.head_dim, shared = a->kv.n_heads / a->kv.n_kv_heads;
+    const uint32_t position = __ldcg(&a->state->position);
+    const float    s_x = __ldcg(s->scale_in);
+    float         *q = m->x, *k = q + shared * hd, *v = k + hd, *scratch = v + hd;
+
+    for (uint32_t item = blockIdx.x; item < a->kv.n_kv_heads * a->n_splits; item += gridDim.x) {
+        uint32_t head = item / a->n_splits, split = item % a->n_splits, begin, end;
+        uint32_t q_row = head * shared * hd;
+
+        split_range(position, a->kv.window, a->n_splits, split, &begin, &end);
+        if (begin < end) {
+            fir_rows(s->source, s->u_in, s_x, q_row, q_row + shared * hd, m->staged,
+                     [&](uint32_t row, float y) { q[row - q_row] = y; });
+            turn_heads(a, q, shared);
+        }
+        if (begin < end && end == position + 1) {
+            uint32_t k_row = s->source->row0[1] + head * hd, v_row = s->source->row0[2] + head * hd;
+            uint32_t token = position % CU_PAGE_TOKENS, warp = threadIdx.x >> 5;
+            uint8_t *page = a->pages[position / CU_PAGE_TOKENS];
+
+            fir_rows(s->source, s->u_in, s_x, k_row, k_row + hd, m->staged,
+                     [&](uint32_t row, float y) { k[row - k_row] = y; });
+            fir_rows(s->source, s->u_in, s_x, v_row, v_row + hd, m->staged,
+                     [&](uint32_t row, float y) { v[row - v_row] = y; });
+            turn_heads(a, k, 1);
+            if (warp < 2 &&
+                !kv_store(a->kv, page + kv_part(a->kv, s->layer, head, warp), token, warp ? v : k))
+                mark_bad(a, index);
+            __threadfence_block();
+            block_sync();
+        }
+        for (uint32_t h = 0; h < shared; h += HEADS) {
+            uint64_t at = (uint64_t)(head * shared + h) * a->n_splits + split;
+
+            attend<TYPE, DIMS, HEADS>(q + h * hd, min(shared - h, (uint32_t)HEADS), a->pages, a->kv,
+                                      s->layer, head, begin, end, scratch, a->partial + at * hd,
+                                      a->n_splits * hd, a->softmax + 2 * at, a->n_splits);
+        }
+    }
+}
+
+/* ---- logits, sampling -------------------------------------------------------------------------
+ */
+
+__device__ __forceinline__ void better(float *value, int32_t *token, float v, int32_t t)
+{
+    if (v > *value || (v == *value && t < *token)) {
+        *value = v;
+        *token = t;
+    }
+}
+
+/* The best of all threads, in thread 0. */
+__device__ void best_of_block(float value, int32_t token, const block_memory *m, float *best,
+                              int32_t *at)
+{
+    float   *values = (float *)m->slots;
+    int32_t *tokens = (int32_t *)(values + CU_WARPS);
+
+    for (int d = 16; d > 0; d >>= 1)
+        better(&value, &token, __shfl_xor_sync(~0u, value, d), __shfl_xor_sync(~0u, token, d));
+    block_sync();
+    if ((threadIdx.x & 31) == 0) {
+        values[threadIdx.x >> 5] = value;
+        tokens[threadIdx.x >> 5] = token;
+    }
+    block_sync();
+    for (int w = 0; w < CU_WARPS; w++)
+        better(&value, &token, values[w], tokens[w]);
+    *best = value;
+    *at = token;
+    block_sync();
+}
+
+__device__ void logits(const cu_token_args *a, uint32_t index, const cu_step *s,
+                       const block_memory *m)
+{
+    uint32_t n = s->source->n_rows;
+    uint32_t begin = (uint32_t)((uint64_t)n * blockIdx.x / gridDim.x);
+    uint32_t end = (uint32_t)((uint64_t)n * (blockIdx.x + 1) / gridDim.x);
+    float    value = -INFINITY;
+    int32_t  token = INT32_MAX;
+    bool     good = true;
+
+    fir_rows(s->source, s->u_in, __ldcg(s->scale_in), begin, end, m->staged,
+             [&](uint32_t row, float y) {
+                 a->logits[row] = y;
+                 good = good && is_number(y);
+                 better(&value, &token, y, (int32_t)row);
+             });
+    if (!good)
+        mark_bad(a, index);
+    best_of_block(value, token, m, &value, &token);
+    if (threadIdx.x == 0) {
+        a->best_value[blockIdx.x] = value;
+        a->best_token[blockIdx.x] = token;
+    }
+}
+
+__device__ void sample(const cu_token_args *a, uint32_t token_index, const block_memory *m)
+{
+    float   value = -INFINITY;
+    int32_t token = INT32_MAX;
+
+    if (blockIdx.x != 0)
+        return;
+    for (uint32_t i = threadIdx.x; i < gridDim.x; i += CU_THREADS)
+        better(&value, &token, __ldcg(a->best_value + i), __ldcg(a->best_token + i));
+    best_of_block(value, token, m, &value, &token);
+    if (threadIdx.x == 0) {
+        a->tokens_out[token_index] = token;
+        a->state->token = token;
+        a->state->position = __ldcg(&a->state->position) + 1;
+    }
+}
+
+/* ---- the interpreter --------------------------------------------------------------------------
+ */
+
+__device__ void grid_barrier(uint32_t *counter, uint32_t target)
+{
+    block_sync();
+    if (threadIdx.x == 0) {
+        uint32_t seen;
+
+        __threadfence();
+        atomicAdd(counter, 1u);
+        do
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                         : "=r"(seen)
+                         : "l"(counter)
+                         : "memory");
+        while ((int32_t)(seen - target) < 0);
+        __threadfence();
+    }
+    block_sync();
+}
+
+__device__ void clear_u(const cu_step *s)
+{
+    uint32_t n = s->n_clear / 4;
+
+    for (uint32_t i = blockIdx.x * CU_THREADS + threadIdx.x; i < n; i += gridDim.x * CU_THREADS)
+        ((int4 *)s->u_clear)[i] = make_int4(0, 0, 0, 0);
+}
+
+__device__ void find_angles(const cu_token_args *a)
+{
+    uint32_t     half = a->kv.rotary_dims / 2, i = threadIdx.x;
+    bool         far = __ldcg(&a->state->long_rope) != 0 && a->long_inv_freq != NULL;
+    const float *frequency = far ? a->long_inv_freq : a->inv_freq;
+
+    for (; blockIdx.x == gridDim.x - 1 && i < half; i += CU_THREADS)
+        rope_angle(__ldcg(&a->state->position), frequency[i], a->attention_scaling, a->angles + i,
+                   a->angles + half + i);
+}
+
+template <int TYPE, int DIMS, int HEADS>
+__device__ void compute(const cu_token_args *a, const ring *r, const block_memory *m)
+{
+    cursor   at = { 0, 0, 0 };
+    uint32_t target = a->barrier_base;
+    bool     first = true;
+
+    for (uint32_t token = 0; token < a->n_tokens; token++) {
+        for (uint32_t i = a->first_step; i < a->end_step; i++) {
+            const cu_step *s = a->steps + i;
+            int            sum;
+
+            if (!first)
+                grid_barrier(a->barrier, target += gridDim.x);
+            first = false;
+            switch (s->kind) {
+            case CU_STEP_EMBED:
+                find_angles(a);
+                /* fall through */
+            case CU_STEP_NORM:
+            case CU_STEP_ROTATED:
+                clear_u(s);
+                sum = s->kind == CU_STEP_ROTATED ? input_from_rotated(a, i, s, m)
+                                                 : input_from_residual(a, i, s, m);
+                at = multiply(s->product, a->tape.n_ctas, m->planes, sum, s->u, r, at);
+                break;
+            case CU_STEP_ATTENTION:
+                attention<TYPE, DIMS, HEADS>(a, i, s, m);
+                break;
+            case CU_STEP_MERGE:
+                merge(a, s, m);
+                break;
+            case CU_STEP_SWIGLU:
+                swiglu(s, m);
+                break;
+            case CU_STEP_LOGITS:
+                logits(a, i, s, m);
+                break;
+            case CU_STEP_SAMPLE:
+                sample(a, token, m);
+                break;
+            }
+        }
+        /* The stream of the next token begins with a new page: give back what this one lacks. */
+        if (at.tile != 0) {
+            if (threadIdx.x / 32 >= at.tile && (threadIdx.x & 31) == 0)
+                barrier_arrive(&r->empty[at.slot]);
+            at = advanced(at, PAGE_TILES - at.tile, r->n_pages);
+        }
+    }
+}
+
+__host__ __device__ inline uint32_t x_words(const cu_token_args *a, uint32_t attend)
+{
+    uint32_t shared = a->kv.n_heads / a->kv.n_kv_heads;
+    uint32_t attention = (shared + 2) * a->kv.head_dim + attend;
+    uint32_t x = padded(a->max_width);
+
+    return ((x > attention ? x : attention) + 3) & ~3u;
+}
+
+template <int TYPE, int DIMS, int HEADS>
+__global__ void __launch_bounds__(CU_THREADS + 32, 1)
+    token_kernel(const __grid_constant__ cu_token_args a)
+{
+    extern __shared__ __align__(1024) uint8_t memory[];
+    __shared__ uint64_t                       full[MAX_PAGES], empty[MAX_PAGES];
+    __shared__ double                         slots[32];
+    __shared__ int                            sum;
+    ring                                      r = { full, empty, memory, a.n_pages_ring };
+    block_memory                              m;
+
+    m.planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
+    m.staged = (int32_t *)(m.planes + a.max_ktiles * CU_PLANE_WORDS);
+    m.x = (float *)(m.staged + FIR_SHARED);
+    m.slots = slots;
+    m.sum = &sum;
+    if (threadIdx.x == 0)
+        for (uint32_t i = 0; i < a.n_pages_ring; i++) {
+#if __CUDA_ARCH__ >= 900
+            barrier_init(&full[i], 1);
+#else
+            barrier_init(&full[i], 32);
+#endif
+            barrier_init(&empty[i], PAGE_TILES);
+        }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncthreads();
+    if (threadIdx.x >= CU_THREADS) {
+        stream_tape(&a, &r);
+        return;
+    }
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+    compute<TYPE, DIMS, HEADS>(&a, &r, &m);
+}
+
+typedef void (*token_function)(cu_token_args);
+
+struct variant {
+    token_function run;
+    uint32_t       attend;
+};
+
+template <int DIMS, int HEADS> variant variant_of(int type)
+{
+    uint32_t words = attend_words<DIMS, HEADS>();
+
+    if (type == KV_F16)
+        return { token_kernel<KV_F16, DIMS, HEADS>, words };
+    if (type == KV_F32)
+        return { token_kernel<KV_F32, DIMS, HEADS>, words };
+    return { token_kernel<KV_I8, DIMS, HEADS>, words };
+}
+
+variant find_variant(const cu_token_args *a)
+{
+    if (a->kv.head_dim <= 64)
+        return variant_of<4, 4>(a->kv.type);
+    if (a->kv.head_dim <= 128)
+        return variant_of<8, 4>(a->kv.type);
+    return variant_of<32, 1>(a->kv.type);
+}
+
+uint32_t shared_besides_ring(const cu_token_args *a)
+{
+    return 4 * (a->max_ktiles * CU_PLANE_WORDS + FIR_SHARED + x_words(a, find_variant(a).attend));
+}
+
+} // namespace
+
+extern "C" int cu_token_prepare(const cu_token_args *a, uint32_t shared_limit,
+                                uint32_t *n_pages_ring)
+{
+    cudaFuncAttributes attributes;
+    cudaError_t        e;
+    uint32_t           besides = shared_besides_ring(a), n;
+
+    *n_pages_ring = 0;
+    e = cudaFuncGetAttributes(&attributes, (const void *)find_variant(a).run);
+    if (e != cudaSuccess)
+        return e;
+    besides += (uint32_t)attributes.sharedSizeBytes;
+    if (besides + 2 * PAGE_BYTES > shared_limit)
+        return cudaSuccess;
+    n = (shared_limit - besides) / PAGE_BYTES;
+    *n_pages_ring = n < MAX_PAGES ? n : MAX_PAGES;
+    return cudaFuncSetAttribute((const void *)find_variant(a).run,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                (int)(*n_pages_ring * PAGE_BYTES + shared_besides_ring(a)));
+}
+
+extern "C" int cu_launch_token(const cu_token_args *a, bool cooperative, bool dependent,
+                               cu_stream stream)
+{
+    cudaLaunchAttribute attribute[1];
+    cudaLaunchConfig_t  config = {};
+    token_function      run = find_variant(a).run;
+    cu_token_args       copy = *a;
+
+    config.gridDim = dim3(a->tape.n_ctas);
+    config.blockDim = dim3(CU_THREADS + 32);
+    config.dynamicSmemBytes = a->n_pages_ring * PAGE_BYTES + shared_besides_ring(a);
+    config.stream = stream;
+    config.attrs = attribute;
+    if (cooperative) {
+        attribute[0].id = cudaLaunchAttributeCooperative;
+        attribute[0].val.cooperative = 1;
+        config.numAttrs = 1;
+    } else if (dependent) {
+        attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute[0].val.programmaticStreamSerializationAllowed = 1;
+        config.numAttrs = 1;
+    }
+    return cudaLaunchKernelEx(&config, run, copy);
+}

@@ -1,0 +1,38 @@
+/* cuda_tools.h: what the module offers beside the backend's class, for benchmarks and tests. */
+#ifndef UPG_BACKEND_CUDA_CUDA_TOOLS_H
+#define UPG_BACKEND_CUDA_CUDA_TOOLS_H
+
+#include "backend/backend.h"
+
+typedef enum upg_cuda_way {
+    UPG_CUDA_ONE_LAUNCH, /* the token kernel, all tokens in one launch */
+    UPG_CUDA_GRAPH, /* a launch for each step, with programmatic dependent launch, as a graph */
+    UPG_CUDA_STEPS  /* the same without a graph */
+} upg_cuda_way;
+
+typedef struct upg_cuda_tools {
+    size_t struct_size;
+    /** Decodes n tokens greedily from `token` at `position`, all on the device; pages for them are
+     * in place. milliseconds: of the device, by events. */
+    upg_status (*decode)(upg_backend *backend, upg_cuda_way way, const upg_kv_view *kv,
+                         const upg_kv_layout *layout, int32_t token, uint32_t position, uint32_t n,
+                         int32_t *tokens, double *milliseconds, upg_error *err);
+    /** Reads `bytes` of the weights in device memory `times` times; milliseconds for all. */
+    upg_status (*read)(upg_backend *backend, uint64_t bytes, uint32_t times, double *milliseconds,
+                       upg_error *err);
+    /** Bytes of code bits that a token reads. */
+    uint64_t (*token_bytes)(const upg_backend *backend);
+    /** Runs a batch as often as asked with device events around each; milliseconds [times]. */
+    upg_status (*time_batch)(upg_backend *backend, const upg_batch *batch, uint32_t times,
+                             double *milliseconds, upg_error *err);
+    /** Times products alone: op `index` of the program, its tape streamed as in a token by `rows`
+     * rows; and u for comparison may be NULL. */
+    upg_status (*time_product)(upg_backend *backend, uint32_t op, uint32_t rows, uint32_t times,
+                               double *milliseconds, upg_error *err);
+    uint32_t (*launches)(const upg_backend *backend, upg_cuda_way way);
+} upg_cuda_tools;
+
+/** Symbol "upg_cuda_module_tools", beside "upg_cuda_module_open". */
+typedef const upg_cuda_tools *(*upg_cuda_tools_function)(void);
+
+#endif
