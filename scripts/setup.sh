@@ -1,7 +1,9 @@
 #!/bin/bash
 # Installs what is missing on Debian 12 to build upg, and says what and why.
 #
-# usage: setup.sh [--tests]      --tests: also what the tests need
+# usage: setup.sh [--tests] [--arm]
+#   --tests   also what the tests need
+#   --arm     also what test_arm.sh needs
 #
 # Needs root or sudo only when something is missing. On other systems it names what it cannot find
 # and leaves the rest to cmake.
@@ -20,20 +22,28 @@ libopenblas-dev matrix factorisations when compressing'
 
 tests='libcmocka-dev   unit tests
 python3         test runner and checks
+python3-venv    tests of the Python package, which fetch theirs from PyPI
 clang           second compiler, fuzzing
 libclang-rt-14-dev sanitizers and the fuzzer of clang
 clang-format    checks the layout of the code
 clang-tidy      checks the code
 mandoc          checks the manual page'
 
+arm='gcc-aarch64-linux-gnu the C compiler for 64-bit ARM
+libc6-dev-arm64-cross its C library
+qemu-user       runs programs for 64-bit ARM'
+
 list="$needed"
-if [ "${1:-}" = --tests ]; then
-    list="$needed
-$tests"
-elif [ $# -gt 0 ]; then
-    echo "usage: setup.sh [--tests]" >&2
-    exit 2
-fi
+for option in "$@"; do
+    case $option in
+    --tests) list+=$'\n'$tests ;;
+    --arm) list+=$'\n'$arm ;;
+    *)
+        echo "usage: setup.sh [--tests] [--arm]" >&2
+        exit 2
+        ;;
+    esac
+done
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     echo "setup: no apt-get here. Needed, by their names in Debian 12:" >&2

@@ -4,6 +4,7 @@ cffi releases the GIL during every call. A signal handler of Python runs only be
 the main thread, so a call that may take long is made by `interruptible`."""
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import errors
-from ._abi import ffi
+from ._abi import ffi as ffi
 
 T = TypeVar("T")
 
@@ -187,7 +188,7 @@ class Closable:
 def interruptible(call: Callable[[], T], cancel: Callable[[], None]) -> T:
     """call(), a long one. In the main thread it runs in a helper, so that an exception out of a
     signal handler (KeyboardInterrupt) does not wait for its end: then cancel() is called, the call
-    awaited, and the exception goes on."""
+    awaited, and the exception goes on. `call` itself keeps alive what it uses."""
     if threading.current_thread() is not threading.main_thread():
         return call()
     done = threading.Event()
@@ -202,17 +203,17 @@ def interruptible(call: Callable[[], T], cancel: Callable[[], None]) -> T:
         finally:
             done.set()
 
-    helper = threading.Thread(target=run, name="upg-call")
-    helper.start()
+    # Not a threading.Thread: an interrupt inside its start() leaves unknown whether it runs.
     try:
-        done.wait()
-    except BaseException:
+        _thread.start_new_thread(run, ())
+        while not done.wait(0.1):  # a signal that another thread took wakes nobody
+            pass
+    except BaseException as e:
+        if isinstance(e, RuntimeError) and "start new thread" in str(e):
+            raise
         cancel()
         done.wait()
         raise
-    finally:
-        if done.is_set():
-            helper.join()
     if failure:
         raise failure[0]
     return result[0]

@@ -155,8 +155,7 @@ def machine() -> Machine:
     c, error = ffi.new("upg_machine_info *"), new_error()
     c.struct_size = ffi.sizeof("upg_machine_info")
     check(lib.upg_machine_describe(c, error), error)
-    values = {name: getattr(c, name) for name in Machine.__annotations__}
-    return Machine(**{name: string(v) if isinstance(v, ffi.CData) else v
-                      for name, v in values.items()})
+    return Machine(string(c.cpu), string(c.isa), c.cores, c.memory_total, c.memory_available,
+                   c.read_gb_s_1, c.read_gb_s_all, string(c.gpu))
 
 

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from . import errors
 from ._hooks import Hooks, ProgressCallback
@@ -16,6 +16,27 @@ from .evaluation import Evaluation, evaluate
 from .generation import Generation
 from .session import Logits, Sampling, Session, session_options
 from .tokenizer import Message, Tokenizer, Tokens, TokensLike, as_tokens
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class GenerateOptions(TypedDict, total=False):
+    """What generate() and chat() share."""
+
+    stop: str | Sequence[str]
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    seed: int | None
+    biases: Mapping[int, float] | None
+    context_tokens: int
+    kv_int8: bool
+    shift_when_full: bool
 
 
 @dataclass(frozen=True)
@@ -229,6 +250,8 @@ class Model(Closable):
                  "seed": secrets.randbits(63) if seed is None else seed}
         sampling = Sampling(**{**self.sampling.__dict__,
                                **{k: v for k, v in given.items() if v is not None}})
+        if context_tokens < 0:
+            raise errors.ArgumentError(f"context_tokens is {context_tokens}")
         context = context_tokens or self.info.context_tokens
         if len(tokens) == 0:
             raise errors.DataError("the prompt is empty")
@@ -245,7 +268,7 @@ class Model(Closable):
                           stop=stop, show_special=special)
 
     def chat(self, messages: str | Iterable[Message], *, max_tokens: int | None = None,
-             special: bool = False, **options: Any) -> Generation:
+             special: bool = False, **options: Unpack[GenerateOptions]) -> Generation:
         """The assistant's answer to a chat: an iterator of text pieces.
 
         messages    each {"role": "system" | "user" | "assistant", "content": text}; a string

@@ -93,6 +93,7 @@ class Session(Closable):
 
         Raises ArgumentError, OutOfMemoryError."""
         self.model = model
+        self._vocab_size = model.info.vocab_size
         self._stale_cancel = False
         if _handle is None:
             options = session_options(context_tokens, kv_int8, shift_when_full, keep_logits)
@@ -100,9 +101,9 @@ class Session(Closable):
             with model._handle as m:
                 check(lib.upg_session_create(m, options, out, error), error)
             _handle = Handle("session", out[0], lib.upg_session_close)
-            self._handle: Handle = _handle
+            self._handle = _handle
             self.set_sampling(model.sampling if sampling is None else sampling)
-        self._handle = _handle
+        self._handle: Handle = _handle
 
     def __enter__(self) -> Session:
         return self
@@ -133,18 +134,19 @@ class Session(Closable):
         Raises ArgumentError, ContextError (none were taken), CancelledError."""
         array = as_tokens(tokens)
         pointer, error, n = token_pointer(array), new_error(), len(array)
-        out = np.empty((n, self.model.info.vocab_size), np.float32) if logits else None
+        out = np.empty((n, self._vocab_size), np.float32) if logits else None
         room = ffi.NULL if out is None or n == 0 else ffi.from_buffer("float[]", out)
 
-        with self._handle as s:
-            def call() -> int:
-                return int(lib.upg_prefill(s, pointer, n, room, error))
+        def call() -> tuple[int, bool]:
+            with self._handle as s:
+                before = lib.upg_session_length(s)
+                status = lib.upg_prefill(s, pointer, n, room, error)
+                return status, bool(lib.upg_session_length(s) == before)
 
-            before = lib.upg_session_length(s)
-            status = interruptible(call, self._interrupt)
-            if self._was_stale(status) and lib.upg_session_length(s) == before:
-                status = interruptible(call, self._interrupt)
-            check(status, error)
+        status, unchanged = interruptible(call, self._interrupt)
+        if self._was_stale(status) and unchanged:
+            status, _ = interruptible(call, self._interrupt)
+        check(status, error)
         return out
 
     def step(self, *, top: int = 0, allowed: npt.NDArray[np.bool_] | None = None) -> Step:
@@ -175,7 +177,7 @@ class Session(Closable):
         handle = self._handle
         # The view keeps this, and this keeps the session's memory.
         memory = ffi.gc(out[0], lambda _: handle.release())
-        view = np.frombuffer(ffi.buffer(memory, 4 * self.model.info.vocab_size), np.float32)
+        view = np.frombuffer(ffi.buffer(memory, 4 * self._vocab_size), np.float32)
         view.flags.writeable = False
         return view
 
@@ -204,8 +206,11 @@ class Session(Closable):
     def _interrupt(self) -> None:
         # If the call had just ended, the request would hit the next one: that one tries again.
         self._stale_cancel = True
-        with self._handle as s:
-            lib.upg_session_cancel(s)
+        try:
+            with self._handle as s:
+                lib.upg_session_cancel(s)
+        except errors.StateError:
+            pass  # closed meanwhile
 
     def _was_stale(self, status: int) -> bool:
         stale = self._stale_cancel
@@ -234,7 +239,8 @@ def _mask(allowed: npt.NDArray[np.bool_], vocab: int) -> Any:
     """Bit t % 32 of word t / 32."""
     mask = np.asarray(allowed)
     if mask.dtype != np.bool_ or mask.shape != (vocab,):
-        raise errors.ArgumentError(f"allowed is {mask.dtype} {list(mask.shape)}, not bool [{vocab}]")
+        raise errors.ArgumentError(f"allowed is {mask.dtype} {list(mask.shape)}, "
+                                   f"not bool [{vocab}]")
     bits = np.zeros(-(-vocab // 32) * 4, np.uint8)
     packed = np.packbits(mask, bitorder="little")
     bits[:len(packed)] = packed
@@ -273,7 +279,7 @@ def _decode(sessions: Sequence[Session], top: int,
             held.append(session._handle)
             mask = allowed[i] if allowed is not None else None
             if mask is not None:
-                memory.append(_mask(mask, session.model.info.vocab_size))
+                memory.append(_mask(mask, session._vocab_size))
                 steps[i].allowed = memory[-1]
             if top:
                 memory.append(ffi.new("upg_scored[]", _u32("top", top)))

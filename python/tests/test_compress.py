@@ -1,0 +1,72 @@
+"""compress, plans and verify."""
+import pytest
+from conftest import CHECKPOINT, DATA
+
+import upg
+
+
+def test_compress_with_calibration(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_bytes((DATA.parent.parent / "data/calibration/default.txt").read_bytes()[:5000])
+    seen = []
+    output = tmp_path / "a.upg"
+    result = upg.compress(CHECKPOINT, output, bits_per_parameter=3.5, calibration=text,
+                          progress=seen.append)
+    assert result.file_bytes == output.stat().st_size
+    assert 3.3 < 8 * result.weight_bytes / result.parameters <= 3.5
+    assert result.ratio_fp32 == pytest.approx(4 * result.parameters / result.file_bytes)
+    assert {"plan", "encode"} <= {p.stage for p in seen}
+    assert all(p.done <= p.total for p in seen if p.total) and seen[-1].unit
+    with upg.Model.open(output) as model:
+        assert model.info.file_bytes == result.file_bytes and model.info.quality
+    with pytest.raises(FileExistsError):
+        upg.compress(CHECKPOINT, output)
+
+
+def test_same_input_same_bytes(compressed, tmp_path):
+    upg.compress(CHECKPOINT, tmp_path / "b.upg", calibration="", threads=1)
+    assert (tmp_path / "b.upg").read_bytes() == compressed.read_bytes()
+
+
+def test_plan(tmp_path):
+    with upg.Compression(CHECKPOINT, tmp_path / "a.upg", calibration="") as job:
+        plan = job.plan
+        assert plan["parameters"] == 7997696 and len(plan["matrices"]) == 30
+        job.cancel()
+        with pytest.raises(upg.CancelledError):
+            job.run()
+    with pytest.raises(upg.StateError):
+        job.run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refused(tmp_path, compressed):
+    output = tmp_path / "a.upg"
+    with pytest.raises(upg.NotFoundError):
+        upg.compress(tmp_path / "none", output)
+    with pytest.raises(upg.NotFoundError):
+        upg.compress(CHECKPOINT, output, calibration=tmp_path / "none.txt")
+    with pytest.raises(upg.BudgetError):
+        upg.compress(CHECKPOINT, output, bits_per_parameter=1.0, calibration="")
+    for bad in ({"threads": -1}, {"seed": -1}, {"bits_per_parameter": "3"}):
+        with pytest.raises(upg.ArgumentError):
+            upg.compress(CHECKPOINT, output, **bad)
+    assert not output.exists()
+
+
+def test_verify(compressed, tmp_path):
+    seen = []
+    upg.verify(compressed, threads=2, progress=seen.append)
+    assert seen[-1].stage == "verify" and seen[-1].done == seen[-1].total
+    data = bytearray(compressed.read_bytes())
+    at = (2 << 20) + 12345
+    data[at] ^= 4
+    bad = tmp_path / "bad.upg"
+    bad.write_bytes(data)
+    with pytest.raises(upg.CorruptError, match="weight") as e:
+        upg.verify(bad)
+    assert e.value.offset == 2 << 20
+    with pytest.raises(upg.CorruptError):
+        upg.Model.open(bad, verify="now")
+    with pytest.raises(upg.NotFoundError):
+        upg.verify(tmp_path / "none")
