@@ -4,6 +4,7 @@
 #
 # usage: test.sh
 #   UPG_FUZZ_SECONDS   for each fuzz target; default 30, 0 leaves fuzzing out
+#   UPG_ARM            0 leaves the kernels for 64-bit ARM out (packages and qemu)
 #   UPG_JOBS           parallel jobs; default: the number of processors
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -56,7 +57,7 @@ scripts/test_install.sh "$build/gcc"
 
 step "clang-tidy"
 # Intrinsics make the analyzer slow and find nothing: kernels of one ISA are left out.
-find src cli -name '*.c' -not -name '*_avx*.c' -not -name '*_neon.c' -not -name '*_tables.c' \
+find src cli -name '*.c' -not -name '*_avx*.c' -not -path '*/arm/*' -not -name '*_tables.c' \
     -not -path '*/cuda/*' -not -path '*/vulkan/*' -print0 |
     xargs -0 -P "$jobs" -n 4 clang-tidy --quiet -p "$build/clang" 2>"$build/tidy.log" ||
     { grep -v 'warnings generated' "$build/tidy.log"; exit 1; }
@@ -88,6 +89,11 @@ if [ "$fuzz_seconds" -gt 0 ]; then
     compile fuzz --target $targets
     # shellcheck disable=SC2086
     printf '%s\n' $targets | xargs -P "$jobs" -n 1 scripts/fuzz_one.sh "$build/fuzz" "$fuzz_seconds"
+fi
+
+if [ "${UPG_ARM:-1}" = 1 ]; then
+    step "64-bit ARM: kernels, cross-compiled, by qemu"
+    scripts/test_arm.sh
 fi
 
 step "All tests"
