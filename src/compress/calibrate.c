@@ -195,13 +195,14 @@ static upg_status run_windows(calibrator *c, pass which, uint32_t width, upg_mom
 
 /* Rows of one matrix being loaded, corrected or compared. */
 typedef struct row_work {
-    calibrator        *c;
-    const upg_matrix  *matrix;
-    const upg_moments *moments;
-    const float       *diagonal;         /* NULL: no correction */
-    float             *weights;          /* f32 [n_rows][n_cols] */
-    float             *scratch;          /* f32 [n_threads][ROWS_PER_ITEM][n_cols] */
-    double            *error2, *energy2; /* [row items] */
+    calibrator         *c;
+    const upg_matrix   *matrix;
+    const upg_moments  *moments;
+    const float        *diagonal;         /* NULL: no correction */
+    const upg_outliers *outliers;         /* NULL: none */
+    float              *weights;          /* f32 [n_rows][n_cols] */
+    float              *scratch;          /* f32 [n_threads][ROWS_PER_ITEM][n_cols] */
+    double             *error2, *energy2; /* [row items] */
 } row_work;
 
 static uint32_t rows_of_item(const row_work *w, size_t item)
@@ -216,7 +217,20 @@ static float *scratch_of(const row_work *w, uint32_t worker)
     return w->scratch + (size_t)worker * ROWS_PER_ITEM * w->matrix->n_cols;
 }
 
-/* Loads rows, rotates them, moves them to their targets. */
+/* Takes a row's outliers out of its rotated target. */
+static void subtract_outliers(const row_work *w, uint32_t row, float *target, float *scratch)
+{
+    uint32_t n_cols = w->matrix->n_cols;
+
+    memset(scratch, 0, n_cols * sizeof *scratch);
+    upg_outliers_add_row(w->outliers, row, 1, 0, n_cols, scratch);
+    rotate(w->c, scratch, scratch);
+    for (uint32_t j = 0; j < n_cols; j++)
+        target[j] -= scratch[j];
+}
+
+/* Loads rows, rotates them, moves them to their targets; then outliers leave them, so that the
+ * correction is that of the whole matrix. */
 static void load_item(void *context, size_t item, uint32_t worker)
 {
     row_work *w = context;
@@ -231,6 +245,9 @@ static void load_item(void *context, size_t item, uint32_t worker)
     }
     if (w->diagonal != NULL)
         upg_moments_correct(w->moments, w->diagonal, n, rows, scratch_of(w, worker));
+    for (uint32_t r = 0; r < n && w->outliers != NULL; r++)
+        subtract_outliers(w, (uint32_t)item * ROWS_PER_ITEM + r, rows + (size_t)r * n_cols,
+                          scratch_of(w, worker));
 }
 
 /* Compares the decoded rows with the originals, then turns them back to the original basis. */
@@ -246,11 +263,14 @@ static void compare_item(void *context, size_t item, uint32_t worker)
         float   *decoded = w->weights + (size_t)row * n_cols;
 
         w->c->context->kernels->hadamard(n_cols, w->c->rotation.block, decoded);
+        for (uint32_t j = 0; j < n_cols; j++)
+            decoded[j] *= w->c->signs[j];
+        if (w->outliers != NULL)
+            upg_outliers_add_row(w->outliers, row, 1, 0, n_cols, decoded);
         upg_dense_row_part(w->matrix, row, 0, n_cols, original);
         for (uint32_t j = 0; j < n_cols; j++) {
             double x, e;
 
-            decoded[j] *= w->c->signs[j];
             x = (double)original[j];
             e = x - (double)decoded[j];
             error2 += e * e;
@@ -286,9 +306,13 @@ static void end_rows(row_work *w)
 }
 
 static upg_status load_matrix(calibrator *c, const upg_moments *moments, const float *diagonal,
-                              const upg_matrix *matrix, float *weights, upg_error *err)
+                              const upg_feedback_matrix *m, upg_error *err)
 {
-    row_work   w = { .c = c, .matrix = matrix, .moments = moments, .weights = weights };
+    row_work   w = { .c = c,
+                     .matrix = m->units[0].matrix,
+                     .moments = moments,
+                     .weights = m->weights,
+                     .outliers = m->units[0].outliers };
     upg_status st;
 
     w.diagonal = moments->mixed != NULL ? diagonal : NULL;
@@ -299,7 +323,10 @@ static upg_status load_matrix(calibrator *c, const upg_moments *moments, const f
 
 static upg_status finish_matrix(calibrator *c, upg_feedback_matrix *m, upg_error *err)
 {
-    row_work   w = { .c = c, .matrix = m->units[0].matrix, .weights = m->weights };
+    row_work   w = { .c = c,
+                     .matrix = m->units[0].matrix,
+                     .weights = m->weights,
+                     .outliers = m->units[0].outliers };
     upg_status st = for_rows(&w, compare_item, err);
 
     for (size_t i = 0; st == UPG_OK && i * ROWS_PER_ITEM < w.matrix->n_rows; i++) {
@@ -344,7 +371,7 @@ static upg_status code_matrices(calibrator *c, upg_moments *moments,
         work[i].units = units_of(c, matrices[i], &work[i].n_units);
         work[i].weights = weights[i];
         UPG_TRY(upg_matrix_check_finite(matrices[i], err));
-        UPG_TRY(load_matrix(c, moments, diagonal, matrices[i], weights[i], err));
+        UPG_TRY(load_matrix(c, moments, diagonal, &work[i], err));
     }
     UPG_TRY(upg_feedback_encode(c->context, moments->sum, work, n, err));
     n_coded = n;
@@ -484,6 +511,8 @@ static void load_states(calibrator *c, stream *s, const upg_coded_matrix *coded)
             c->context->kernels->hadamard(hidden, coded->rotation.block, row);
             for (uint32_t j = 0; j < hidden; j++)
                 row[j] *= c->signs[j];
+            if (coded->outliers != NULL)
+                upg_outliers_add_row(coded->outliers, token, 1, 0, hidden, row);
         }
     }
 }

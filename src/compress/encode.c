@@ -29,7 +29,8 @@ typedef struct encoder {
     const float              *row_weights; /* NULL, or f32 [n_rows] */
     upg_rotation              rotation;
     float                    *signs;      /* f32 [n_cols] */
-    float                    *row_scales; /* f32 [n_rows] */
+    float                    *row_scales; /* f32 [n_rows]: of what is coded */
+    double                   *row_energy; /* f64 [n_rows]: of the whole matrix */
     row_sums                 *sums;       /* [n_rows] */
     float                    *tiles;      /* f32 [n_threads][ROWS_PER_ITEM][CHUNK_COLUMNS] */
     float                    *targets;    /* f32 [CHUNK_COLUMNS][n_rows] */
@@ -46,6 +47,23 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
 
 /* ---- phase 0: row scales ------------------------------------------------------------------- */
 
+/* Columns of a row less its outliers. */
+static void coded_row_part(const encoder *e, uint32_t row, uint32_t begin, uint32_t n, float *out)
+{
+    upg_dense_row_part(e->matrix, row, begin, n, out);
+    if (e->units[0].outliers != NULL)
+        upg_outliers_add_row(e->units[0].outliers, row, -1, begin, n, out);
+}
+
+static double sum_squares(const float *x, uint32_t n)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        sum += (double)x[i] * x[i];
+    return sum;
+}
+
 /* The rotation is orthonormal, so a row's root mean square is that of the row as it lies. */
 static void measure_rows(void *context, size_t item, uint32_t worker)
 {
@@ -54,15 +72,17 @@ static void measure_rows(void *context, size_t item, uint32_t worker)
     uint32_t end = min_u32(e->matrix->n_rows, (uint32_t)(item + 1) * ROWS_PER_ITEM);
 
     for (uint32_t r = (uint32_t)item * ROWS_PER_ITEM; r < end; r++) {
-        double sum = 0;
+        double sum = 0, whole = 0;
 
         for (uint32_t c = 0; c < e->matrix->n_cols; c += CHUNK_COLUMNS) {
             uint32_t n = min_u32(CHUNK_COLUMNS, e->matrix->n_cols - c);
 
             upg_dense_row_part(e->matrix, r, c, n, row);
-            for (uint32_t i = 0; i < n; i++)
-                sum += (double)row[i] * row[i];
+            whole += sum_squares(row, n);
+            coded_row_part(e, r, c, n, row);
+            sum += sum_squares(row, n);
         }
+        e->row_energy[r] = whole;
         e->row_scales[r] = (float)sqrt(sum / e->matrix->n_cols);
     }
 }
@@ -92,7 +112,7 @@ static void load_rows(void *context, size_t item, uint32_t worker)
         float *row = tile + (size_t)r * CHUNK_COLUMNS;
         float  scale = e->row_scales[begin + r];
 
-        upg_dense_row_part(e->matrix, begin + r, e->chunk_begin, n, row);
+        coded_row_part(e, begin + r, e->chunk_begin, n, row);
         for (uint32_t c = 0; c < n; c++)
             row[c] *= e->signs[e->chunk_begin + c];
         e->context->kernels->hadamard(n, e->rotation.block, row);
@@ -205,7 +225,7 @@ static void finish_scales(encoder *e)
         double          used = (double)upg_f32_from_f16(stored);
 
         e->encoded->scales[r] = stored;
-        energy += scale * scale * s->target2;
+        energy += e->row_energy[r];
         error +=
             scale * scale * s->target2 - 2 * scale * used * s->cross + used * used * s->decoded2;
     }
@@ -243,6 +263,7 @@ static upg_status allocate(encoder *e, upg_error *err)
     e->encoded->scales = upg_calloc(n_rows, sizeof *e->encoded->scales, err);
     e->signs = upg_malloc(e->matrix->n_cols, sizeof *e->signs, err);
     e->row_scales = upg_malloc(n_rows, sizeof *e->row_scales, err);
+    e->row_energy = upg_malloc(n_rows, sizeof *e->row_energy, err);
     e->sums = upg_calloc(n_rows, sizeof *e->sums, err);
     e->tiles =
         upg_malloc((size_t)e->n_threads * ROWS_PER_ITEM * CHUNK_COLUMNS, sizeof *e->tiles, err);
@@ -250,8 +271,8 @@ static upg_status allocate(encoder *e, upg_error *err)
     e->windows = upg_malloc(n_rows * CHUNK_COLUMNS, sizeof *e->windows, err);
     e->viterbi = upg_calloc((size_t)e->n_threads * e->n_units, sizeof(upg_viterbi *), err);
     if (e->encoded->bits == NULL || e->encoded->scales == NULL || e->signs == NULL ||
-        e->row_scales == NULL || e->sums == NULL || e->tiles == NULL || e->targets == NULL ||
-        e->windows == NULL || e->viterbi == NULL)
+        e->row_scales == NULL || e->row_energy == NULL || e->sums == NULL || e->tiles == NULL ||
+        e->targets == NULL || e->windows == NULL || e->viterbi == NULL)
         return UPG_E_NOMEM;
     for (uint32_t i = 0; i < e->n_threads * e->n_units && st == UPG_OK; i++) {
         const upg_plan_unit *unit = &e->units[i % e->n_units];
@@ -273,6 +294,7 @@ static void deinit(encoder *e)
     upg_free(e->tiles);
     upg_free(e->sums);
     upg_free(e->row_scales);
+    upg_free(e->row_energy);
     upg_free(e->signs);
 }
 
@@ -323,7 +345,7 @@ upg_coded_matrix upg_encoded_view(const upg_encode_context *context, const upg_p
     const uint32_t   *bits = encoded->bits;
     upg_coded_matrix  view = {
          matrix->n_rows, matrix->n_cols, upg_rotation_make(matrix->n_cols, context->seed),
-         n_units,        bands,          NULL
+         n_units,        bands,          units[0].outliers
     };
 
     for (uint32_t u = 0; u < n_units; u++) {

@@ -15,7 +15,7 @@ typedef struct upg_encoded_matrix {
     uint32_t *bits; /* the bands' code one after the other; 64-byte aligned */
     uint64_t  n_words;
     uint16_t *scales;          /* fp16 [n_rows] */
-    double    error2, energy2; /* |W − Ŵ|² with the stored scales; |W|² */
+    double    error2, energy2; /* |W − Ŵ|² with the stored scales and outliers; |W|² */
 } upg_encoded_matrix;
 
 typedef struct upg_encode_context {
@@ -28,10 +28,10 @@ typedef struct upg_encode_context {
 
 /** Bytes that encoding this matrix takes at most, code and scratch together. */
 uint64_t upg_encode_memory(const upg_plan_unit *units, uint32_t n_units, uint32_t threads);
-/** Encodes the matrix that `units` (all of its units, rows ascending) cover. row_weights: NULL, or
- * f32 [n_rows] > 0, how much each row's squared error counts. Errors: E_DATA (NaN or infinite
- * weights, rows too large for fp16 scales; by name), E_NOMEM, E_CANCELLED. The caller calls
- * upg_encoded_deinit, after a failure too. */
+/** Encodes the matrix that `units` (all of its units, rows ascending) cover, less its outliers.
+ * row_weights: NULL, or f32 [n_rows] > 0, how much each row's squared error counts. Errors: E_DATA
+ * (NaN or infinite weights, rows too large for fp16 scales; by name), E_NOMEM, E_CANCELLED. The
+ * caller calls upg_encoded_deinit, after a failure too. */
 upg_status upg_encode_matrix(const upg_encode_context *context, const upg_plan_unit *units,
                              uint32_t n_units, const float *row_weights,
                              upg_encoded_matrix *encoded, upg_error *err);

@@ -90,9 +90,17 @@ static double relative_error(const upg_code *code)
     return 0; /* not reached: every code in a plan comes from `rates` */
 }
 
+/* The error is relative to the energy that the code has to hold. */
+static double unit_loss(const upg_plan_unit *unit, const upg_code *code)
+{
+    double share = unit->outliers != NULL ? 1 - unit->removed : 1;
+
+    return unit->sensitivity * share * relative_error(code);
+}
+
 double upg_plan_unit_loss(const upg_plan_unit *unit)
 {
-    return unit->sensitivity * relative_error(unit->code);
+    return unit_loss(unit, unit->code);
 }
 
 static void sum_up(upg_plan *plan)
@@ -105,6 +113,8 @@ static void sum_up(upg_plan *plan)
         plan->code_bytes += unit_bytes(unit, unit->code);
         plan->predicted_kl += upg_plan_unit_loss(unit);
     }
+    for (uint32_t i = 0; i < plan->n_candidates; i++)
+        plan->code_bytes += plan->candidates[i].chosen ? plan->candidates[i].bytes : 0;
 }
 
 /* Appends the units of one matrix. */
@@ -120,7 +130,7 @@ static void add_units(upg_plan *plan, const upg_matrix *matrix)
 
         if (b + 1 == n)
             rows = matrix->n_rows - row;
-        *unit = (upg_plan_unit) { matrix, row, rows, 0, NULL };
+        *unit = (upg_plan_unit) { .matrix = matrix, .row0 = row, .n_rows = rows };
         unit->sensitivity = role_sensitivity(matrix->role) * (n == 1 ? 1 : bands[b].weight) *
                             (double)rows * matrix->n_cols;
         unit->code = upg_code_find(rates[0].rate2, UPG_CODE_DEFAULT_LENGTH);
@@ -155,12 +165,14 @@ static const upg_code *next_code(const upg_code *code)
 }
 
 /* The unit whose raise gains most for a byte among those that fit, or n_units. Of equals the last
- * one wins: later layers are the more sensitive ones. */
-static uint32_t best_raise(const upg_plan *plan, uint64_t room)
+ * one wins: later layers are the more sensitive ones. *price: what a byte can gain, whether the
+ * raise fits or not. */
+static uint32_t best_raise(const upg_plan *plan, uint64_t room, double *price)
 {
     uint32_t best = plan->n_units;
     double   best_gain = 0;
 
+    *price = 0;
     for (uint32_t i = 0; i < plan->n_units; i++) {
         const upg_plan_unit *unit = &plan->units[i];
         const upg_code      *next = next_code(unit->code);
@@ -170,8 +182,9 @@ static uint32_t best_raise(const upg_plan *plan, uint64_t room)
         if (next == NULL)
             continue;
         more = unit_bytes(unit, next) - unit_bytes(unit, unit->code);
-        gain = unit->sensitivity * (relative_error(unit->code) - relative_error(next)) /
-               (double)(more > 0 ? more : 1);
+        gain =
+            (unit_loss(unit, unit->code) - unit_loss(unit, next)) / (double)(more > 0 ? more : 1);
+        *price = gain > *price ? gain : *price;
         if (more <= room && gain >= best_gain) {
             best = i;
             best_gain = gain;
@@ -180,17 +193,84 @@ static uint32_t best_raise(const upg_plan *plan, uint64_t room)
     return best;
 }
 
+/* What a candidate gains for a byte at the rates at hand. */
+static double candidate_gain(const upg_plan *plan, const upg_plan_candidate *candidate)
+{
+    double   gain = 0;
+    uint32_t first = candidate->first_unit;
+
+    for (uint32_t u = first; u < first + upg_plan_units_of(plan, first); u++)
+        gain += plan->units[u].removed * unit_loss(&plan->units[u], plan->units[u].code);
+    return gain / (double)candidate->bytes;
+}
+
+/* The candidate that gains most for a byte and more than `price`, or NULL. */
+static upg_plan_candidate *best_candidate(const upg_plan *plan, uint64_t room, double price)
+{
+    upg_plan_candidate *best = NULL;
+
+    for (uint32_t i = 0; i < plan->n_candidates; i++) {
+        upg_plan_candidate *candidate = &plan->candidates[i];
+        double              gain;
+
+        if (candidate->chosen || candidate->bytes > room)
+            continue;
+        gain = candidate_gain(plan, candidate);
+        if (gain > price) {
+            best = candidate;
+            price = gain;
+        }
+    }
+    return best;
+}
+
+static void choose(upg_plan *plan, upg_plan_candidate *candidate)
+{
+    uint32_t first = candidate->first_unit;
+
+    candidate->chosen = true;
+    for (uint32_t u = first; u < first + upg_plan_units_of(plan, first); u++)
+        plan->units[u].outliers = candidate->outliers;
+}
+
+const upg_plan_candidate *upg_plan_outliers_of(const upg_plan *plan, uint32_t first)
+{
+    for (uint32_t i = 0; i < plan->n_candidates; i++)
+        if (plan->candidates[i].first_unit == first && plan->candidates[i].chosen)
+            return &plan->candidates[i];
+    return NULL;
+}
+
+void upg_plan_reset(upg_plan *plan)
+{
+    for (uint32_t u = 0; u < plan->n_units; u++) {
+        plan->units[u].code = upg_code_find(rates[0].rate2, plan->units[u].code->length);
+        plan->units[u].outliers = NULL;
+    }
+    for (uint32_t i = 0; i < plan->n_candidates; i++)
+        plan->candidates[i].chosen = false;
+    sum_up(plan);
+}
+
 upg_status upg_plan_fill(upg_plan *plan, uint64_t budget_bytes, upg_error *err)
 {
-    uint32_t i;
+    uint32_t            i;
+    double              price;
+    upg_plan_candidate *candidate;
 
     if (plan->code_bytes > budget_bytes)
         return upg_fail(err, UPG_E_BUDGET,
                         "the code takes at least %llu bytes, the budget has %llu",
                         (unsigned long long)plan->code_bytes, (unsigned long long)budget_bytes);
-    while ((i = best_raise(plan, budget_bytes - plan->code_bytes)) < plan->n_units) {
-        plan->units[i].code = next_code(plan->units[i].code);
+    for (;;) {
+        i = best_raise(plan, budget_bytes - plan->code_bytes, &price);
+        candidate = best_candidate(plan, budget_bytes - plan->code_bytes, price);
+        if (candidate != NULL)
+            choose(plan, candidate);
+        else if (i < plan->n_units)
+            plan->units[i].code = next_code(plan->units[i].code);
+        else
+            return UPG_OK;
         sum_up(plan);
     }
-    return UPG_OK;
 }

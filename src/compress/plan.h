@@ -1,5 +1,6 @@
 /* plan.h: where the bytes go: a rate for every matrix, and for bands of embedding and head rows,
- * least predicted loss under a budget of weight bytes.
+ * and outliers where they bring more for their bytes; least predicted loss under a budget of weight
+ * bytes.
  *
  * The prediction: a unit's loss is its sensitivity times the squared error of its rate.
  * Sensitivities are per role, in KL per parameter at 3 bits, measured on a 63 M model of the
@@ -9,6 +10,7 @@
 #define UPG_COMPRESS_PLAN_H
 
 #include "base/arena.h"
+#include "codec/outliers.h"
 #include "model/weights.h"
 
 /** Rows of one matrix that share a rate: a whole matrix, or a band of the embedding or head. */
@@ -17,13 +19,28 @@ typedef struct upg_plan_unit {
     uint32_t          row0, n_rows;
     double            sensitivity; /* predicted KL at 3 bits */
     const upg_code   *code;        /* the choice */
+    /* outliers (outlier_search.h): those of its matrix when chosen, else NULL, and the share of the
+     * unit's energy that its matrix's candidate holds */
+    const upg_outliers *outliers;
+    double              removed;
 } upg_plan_unit;
+
+/** Outliers of one matrix that could be bought. */
+typedef struct upg_plan_candidate {
+    uint32_t            first_unit;
+    const upg_outliers *outliers;
+    upg_outlier_counts  counts;
+    uint64_t            bytes; /* with padding and the entries that name them */
+    bool                chosen;
+} upg_plan_candidate;
 
 typedef struct upg_plan {
     uint32_t       n_units;
     upg_plan_unit *units; /* in file order; units of one matrix stand together, rows ascending */
-    uint64_t       code_bytes;
+    uint64_t       code_bytes; /* of outliers too */
     double         predicted_kl;
+    uint32_t       n_candidates;
+    upg_plan_candidate *candidates; /* in the order of their units */
 } upg_plan;
 
 /** u32 words of the unit's code at its rate. */
@@ -35,7 +52,12 @@ uint32_t upg_plan_units_of(const upg_plan *plan, uint32_t first);
 /** Cuts the matrices into units and gives each the lowest rate. Memory lives in `arena`. */
 upg_status upg_plan_create(const upg_weights *weights, upg_arena *arena, upg_plan *plan,
                            upg_error *err);
-/** Raises rates, best gain for a byte first, until no raise fits: code_bytes ≤ budget_bytes.
+/** The chosen candidate of the matrix that begins at unit `first`, or NULL. */
+const upg_plan_candidate *upg_plan_outliers_of(const upg_plan *plan, uint32_t first);
+/** Back to the lowest rates and no outliers. */
+void upg_plan_reset(upg_plan *plan);
+/** Raises rates and buys outliers, best gain for a byte first, until nothing fits: code_bytes ≤
+ * budget_bytes.
  * Errors: E_BUDGET when even the lowest rates do not fit (plan unchanged). */
 upg_status upg_plan_fill(upg_plan *plan, uint64_t budget_bytes, upg_error *err);
 

@@ -82,7 +82,9 @@ static inline upg_plan_unit unit_of(const upg_matrix *matrix, uint32_t row0, uin
     const upg_code *code = upg_code_find(rate2, UPG_CODE_DEFAULT_LENGTH);
 
     assert_non_null(code);
-    return (upg_plan_unit) { matrix, row0, n_rows, 1, code };
+    return (upg_plan_unit) {
+        .matrix = matrix, .row0 = row0, .n_rows = n_rows, .sensitivity = 1, .code = code
+    };
 }
 
 /** Decodes a matrix back to the original basis: f32 [n_rows][n_cols]; free it. */
@@ -102,6 +104,8 @@ static inline float *decode(const encode_env *e, const upg_plan_unit *units, uin
     for (uint32_t r = 0; r < view.n_rows; r++)
         upg_coded_row(&view, r, out + (size_t)r * view.n_cols);
     upg_rotation_undo(&view.rotation, signs, out, view.n_rows);
+    for (uint32_t r = 0; view.outliers != NULL && r < view.n_rows; r++)
+        upg_outliers_add_row(view.outliers, r, 1, 0, view.n_cols, out + (size_t)r * view.n_cols);
     free(signs);
     return out;
 }
