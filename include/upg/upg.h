@@ -65,6 +65,12 @@ typedef struct upg_model_options {
  * architecture, lists those supported), E_BUDGET (what is needed, what would fit), E_DEVICE. */
 UPG_FN upg_model_open(const char *path, const upg_model_options *options, upg_model **model,
                       upg_error *err);
+/** A model of a known shape with random weights in memory, to measure speed without a file: "phi4"
+ * (5.86 GB), "phi4-nano", "phi4-micro", or one of them with another number of layers, "phi4:4". It
+ * has no tokenizer. Errors: E_ARG (lists the shapes), E_BUDGET (says what is needed and how many
+ * layers would fit), E_DEVICE. */
+UPG_FN upg_model_open_synthetic(const char *shape, const upg_model_options *options,
+                                upg_model **model, upg_error *err);
 /** Drops the caller's reference; open sessions keep the model alive, streams its tokenizer. */
 UPG_API void upg_model_close(upg_model *model);
 
@@ -83,9 +89,10 @@ UPG_FN upg_model_describe(const upg_model *model, upg_model_info *info, upg_erro
 typedef struct upg_tensor_info {
     size_t      struct_size;
     const char *name;
-    uint64_t    shape[4], bytes; /* row-major, [rows, cols]; unused dimensions are 0 */
-    double      bits_per_weight; /* scales and outliers included */
-    double      relative_error;  /* |W - W'|^2 / |W|^2, measured; < 0 = not measured */
+    uint64_t    shape[4], bytes;           /* row-major, [rows, cols]; unused dimensions are 0 */
+    double      bits_per_weight;           /* scales and outliers included */
+    double      relative_error;            /* |W - W'|^2 / |W|^2, measured; < 0 = not measured */
+    uint32_t    outliers, outlier_columns; /* single weights and columns kept beside the code */
 } upg_tensor_info;
 /** The ops that run for one token, one line each, as text. Borrowed from the model. */
 UPG_API const char *upg_model_program(const upg_model *model);
@@ -289,6 +296,8 @@ typedef struct upg_compress_options {
     const char *evaluation;   /* text file: after encoding the file is run on it and compared with
                                * the checkpoint, figures go into the report; NULL or "" = none */
     uint32_t evaluation_windows; /* of 512 tokens, evenly spread over the text; 0 = 64 */
+    bool     without_outliers; /* keep every weight in the code: no single weights or columns beside
+                                * it, which are else bought where they pay */
 } upg_compress_options;
 
 /** Reads the headers, checks shapes and types, plans the rates; encodes nothing.

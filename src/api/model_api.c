@@ -6,13 +6,27 @@
 #include "model/architecture.h"
 #include "runtime/engine.h"
 
+typedef upg_status loader(const char *name, const upg_engine_settings *settings, upg_model **model,
+                          upg_error *err);
+
+static upg_status open_by(loader *load, const char *name, const upg_model_options *o,
+                          upg_model **model, upg_error *err)
+{
+    upg_listener        listener = upg_hooks_listener(&o->hooks, NULL);
+    upg_engine_settings settings = { o->device, o->threads, o->verify, o->max_memory, &listener };
+    upg_status          st = load(name, &settings, model, err);
+
+    if (st == UPG_OK)
+        upg_hooks_log(&o->hooks, UPG_LOG_INFO, "%s runs on %s", name,
+                      (*model)->class_->describe((*model)->backend));
+    return st;
+}
+
 UPG_API upg_status upg_model_open(const char *path, const upg_model_options *options,
                                   upg_model **model, upg_error *err)
 {
-    upg_model_options   o;
-    upg_engine_settings settings;
-    upg_listener        listener;
-    upg_status          st;
+    upg_model_options o;
+    upg_status        st;
 
     if (!model)
         return upg_fail(err, UPG_E_ARG, "model is NULL");
@@ -22,11 +36,29 @@ UPG_API upg_status upg_model_open(const char *path, const upg_model_options *opt
     UPG_TRY(upg_struct_in(options, &o, sizeof o, "upg_model_options", err));
     if (o.verify > 2)
         UPG_TRY(upg_fail(err, UPG_E_ARG, "upg_model_options.verify is %u: 0, 1 or 2", o.verify));
-    listener = upg_hooks_listener(&o.hooks, NULL);
-    settings = (upg_engine_settings) { o.device, o.threads, o.verify, o.max_memory, &listener };
-    UPG_TRY(upg_engine_load(path, &settings, model, err));
-    upg_hooks_log(&o.hooks, UPG_LOG_INFO, "%s runs on %s", path,
-                  (*model)->class_->describe((*model)->backend));
+    UPG_TRY(open_by(upg_engine_load, path, &o, model, err));
+out:
+    return st;
+}
+
+UPG_API upg_status upg_model_open_synthetic(const char *shape, const upg_model_options *options,
+                                            upg_model **model, upg_error *err)
+{
+    upg_model_options o;
+    upg_status        st;
+
+    if (!model)
+        return upg_fail(err, UPG_E_ARG, "model is NULL");
+    *model = NULL;
+    if (!shape)
+        return upg_fail(err, UPG_E_ARG, "shape is NULL");
+    UPG_TRY(upg_struct_in(options, &o, sizeof o, "upg_model_options", err));
+    if (o.verify > 0)
+        UPG_TRY(upg_fail(err, UPG_E_ARG,
+                         "upg_model_options.verify is %u: a synthetic model has no hashes to "
+                         "compare with",
+                         o.verify));
+    UPG_TRY(open_by(upg_engine_load_synthetic, shape, &o, model, err));
 out:
     return st;
 }

@@ -138,6 +138,7 @@ void upg_weights_close(upg_weights *weights)
     if (s != NULL) {
         upg_checkpoint_close(s->checkpoint);
         upg_container_close(s->container);
+        upg_free(s->memory);
         for (upg_part part = 0; part < UPG_PART_COUNT; part++)
             upg_map_close(&s->parts[part]);
         upg_arena_deinit(&s->arena);

@@ -63,6 +63,10 @@ typedef struct upg_engine_settings {
 /** Errors: as upg_model_open. */
 upg_status upg_engine_load(const char *path, const upg_engine_settings *settings, upg_model **model,
                            upg_error *err);
+/** The same for random weights of a known shape (model/synthetic.h). Errors: E_ARG, E_BUDGET, and
+ * those of programs and backends. */
+upg_status upg_engine_load_synthetic(const char *shape, const upg_engine_settings *settings,
+                                     upg_model **model, upg_error *err);
 void       upg_engine_retain(upg_model *model);
 /** NULL is fine. The last one frees. */
 void upg_engine_release(upg_model *model);

@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/pool.h"
+#include "model/synthetic.h"
 #include "model/weights_source.h"
 #include "runtime/engine.h"
 
@@ -166,6 +167,20 @@ out:
 
 /* ---- all of it ------------------------------------------------------------------------------ */
 
+/* From weights to a model that runs. */
+static upg_status build(const upg_engine_settings *s, upg_model *m, upg_error *err)
+{
+    upg_status st;
+
+    collect_ends(m);
+    UPG_TRY(upg_program_build(m->weights, &m->program, err));
+    UPG_TRY(print_program(m, err));
+    UPG_TRY(fit_backend(m, s->max_memory, err));
+    UPG_TRY(allocate_space(m, err));
+out:
+    return st;
+}
+
 static upg_status load(const char *path, const upg_engine_settings *s, upg_model *m, upg_error *err)
 {
     bool       folder = upg_file_is_folder(path);
@@ -182,17 +197,32 @@ static upg_status load(const char *path, const upg_engine_settings *s, upg_model
     if (st != UPG_OK)
         upg_error_prefix(err, "%s: ", path);
     UPG_TRY(st);
-    collect_ends(m);
-    UPG_TRY(upg_program_build(m->weights, &m->program, err));
-    UPG_TRY(print_program(m, err));
-    UPG_TRY(fit_backend(m, s->max_memory, err));
-    UPG_TRY(allocate_space(m, err));
+    UPG_TRY(build(s, m, err));
 out:
     return st;
 }
 
-upg_status upg_engine_load(const char *path, const upg_engine_settings *settings, upg_model **model,
-                           upg_error *err)
+static upg_status make(const char *shape, const upg_engine_settings *s, upg_model *m,
+                       upg_error *err)
+{
+    upg_pool  *pool = NULL;
+    upg_status st;
+
+    UPG_TRY(upg_backend_find(s->device, &m->class_, err));
+    UPG_TRY(upg_pool_create(s->threads, &pool, err));
+    UPG_TRY(upg_weights_synthetic(shape, s->max_memory, pool, &m->weights, err));
+    UPG_TRY(load_tokenizer(m, err));
+    UPG_TRY(build(s, m, err));
+out:
+    upg_pool_close(pool);
+    return st;
+}
+
+typedef upg_status loader(const char *name, const upg_engine_settings *s, upg_model *m,
+                          upg_error *err);
+
+static upg_status load_by(loader *from, const char *name, const upg_engine_settings *settings,
+                          upg_model **model, upg_error *err)
 {
     upg_model *m = upg_calloc(1, sizeof *m, err);
     upg_status st;
@@ -204,7 +234,7 @@ upg_status upg_engine_load(const char *path, const upg_engine_settings *settings
     pthread_mutex_init(&m->lock, NULL);
     m->threads = settings->threads;
     upg_kernels_select(upg_cpu_flags(), &m->kernels);
-    st = load(path, settings, m, err);
+    st = from(name, settings, m, err);
     if (st == UPG_OK)
         m->kv_type = strcmp(m->class_->name, "ref") == 0 ? UPG_KV_F32 : UPG_KV_F16;
     if (st != UPG_OK) {
@@ -213,4 +243,16 @@ upg_status upg_engine_load(const char *path, const upg_engine_settings *settings
     }
     *model = m;
     return UPG_OK;
+}
+
+upg_status upg_engine_load(const char *path, const upg_engine_settings *settings, upg_model **model,
+                           upg_error *err)
+{
+    return load_by(load, path, settings, model, err);
+}
+
+upg_status upg_engine_load_synthetic(const char *shape, const upg_engine_settings *settings,
+                                     upg_model **model, upg_error *err)
+{
+    return load_by(make, shape, settings, model, err);
 }
