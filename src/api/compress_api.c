@@ -27,7 +27,7 @@ static upg_status map_text(const char *what, const char *path, upg_map *map, upg
     if (st != UPG_OK)
         upg_error_prefix(err, "%s: %s: ", what, path);
     else if (map->bytes.size == 0)
-        st = upg_fail(err, UPG_E_DATA, "%s: %s is empty", what, path);
+        st = upg_fail(err, UPG_E_DATA, "%s: %s: the file is empty", what, path);
     return st;
 }
 
@@ -62,8 +62,8 @@ static upg_status find_evaluation(upg_compress *c, const char *checkpoint,
         return st;
     }
     UPG_TRY(map_text("evaluation", o->evaluation, &map, err));
-    UPG_TRY(upg_text_evaluator_init(&c->evaluator, checkpoint, map.bytes, o->evaluation_windows,
-                                    o->threads, &c->listener, err));
+    UPG_TRY(upg_text_evaluator_init(&c->evaluator, checkpoint, map.bytes, o->evaluation,
+                                    o->evaluation_windows, o->threads, &c->listener, err));
     *evaluator = &c->evaluator.evaluator;
 out:
     upg_map_close(&map);

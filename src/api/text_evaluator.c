@@ -42,7 +42,7 @@ out:
 }
 
 upg_status upg_text_evaluator_init(upg_text_evaluator *e, const char *checkpoint, upg_span text,
-                                   uint32_t max_windows, uint32_t threads,
+                                   const char *text_name, uint32_t max_windows, uint32_t threads,
                                    const upg_listener *listener, upg_error *err)
 {
     upg_weights *weights = NULL;
@@ -58,7 +58,7 @@ upg_status upg_text_evaluator_init(upg_text_evaluator *e, const char *checkpoint
     st = upg_token_windows_make(weights, text, WINDOW,
                                 max_windows > 0 ? max_windows : DEFAULT_WINDOWS, &e->windows, err);
     if (st != UPG_OK)
-        upg_error_prefix(err, "evaluation: ");
+        upg_error_prefix(err, "evaluation: %s: ", text_name);
 out:
     upg_weights_close(weights);
     if (st != UPG_OK)

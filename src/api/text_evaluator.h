@@ -20,8 +20,8 @@ typedef struct upg_text_evaluator {
  * evaluator, which must not move. Errors: as upg_token_windows_make, upg_weights_open; then nothing
  * is allocated. */
 upg_status upg_text_evaluator_init(upg_text_evaluator *evaluator, const char *checkpoint,
-                                   upg_span text, uint32_t max_windows, uint32_t threads,
-                                   const upg_listener *listener, upg_error *err);
+                                   upg_span text, const char *text_name, uint32_t max_windows,
+                                   uint32_t threads, const upg_listener *listener, upg_error *err);
 /** A zeroed one is fine. */
 void upg_text_evaluator_deinit(upg_text_evaluator *evaluator);
 

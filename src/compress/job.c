@@ -337,6 +337,8 @@ static upg_status write_vector(upg_container_writer *writer, const upg_st_entry 
     upg_status st;
 
     if (entry->dtype == UPG_F32)
+            if (settings->calibration_name != NULL)
+                upg_error_prefix(err, "%s: ", settings->calibration_name);
         return upg_container_write_dense(writer, index, 0, vector->values,
                                          vector->n * sizeof *vector->values, err);
     halves = upg_malloc(vector->n, sizeof *halves, err);

@@ -23,12 +23,14 @@ typedef struct upg_job_settings {
     uint64_t max_memory;       /* resident bytes; 0 = 8 GiB */
     uint64_t seed;             /* of the rotation */
     bool     overwrite;
-    upg_span calibration; /* UTF-8 text, borrowed until the job is closed; empty = round to
-                           * nearest, without error feedback */
-    bool independent;     /* moments of the unquantised model alone, so that no layer waits for
-                           * another; costs some quality */
-    const upg_evaluator *evaluator; /* NULL = the file is not run; outlives the job */
-    upg_listener         listener;  /* its cancel flag outlives the job */
+    upg_span calibration;         /* UTF-8 text, borrowed until the job is closed; empty = round to
+                                   * nearest, without error feedback */
+    const char *calibration_name; /* of its file, for messages; NULL = none */
+    bool        independent; /* moments of the unquantised model alone, so that no layer waits for
+                              * another; costs some quality */
+    bool                 without_outliers; /* all weights stay in the code */
+    const upg_evaluator *evaluator;        /* NULL = the file is not run; outlives the job */
+    upg_listener         listener;         /* its cancel flag outlives the job */
 } upg_job_settings;
 
 typedef struct upg_job upg_job;
