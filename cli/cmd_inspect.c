@@ -1,4 +1,5 @@
 /* cmd_inspect.c: `upg inspect`: what is in a model file. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,8 @@
 #include "report.h"
 
 typedef struct inspect_args {
-    bool           json, program;
+    bool           json, program, quality, force;
+    const char    *html;
     cli_model_args model;
 } inspect_args;
 
@@ -23,6 +25,20 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(inspect_args, program),
       .help = "prints the ops that run for one token instead" },
+    { .name = "quality",
+      .type = CLI_FLAG,
+      .offset = offsetof(inspect_args, quality),
+      .help = "prints the quality report instead: figures on text, where\n"
+              "they were measured, and errors by role and layer" },
+    { .name = "html",
+      .type = CLI_TEXT,
+      .argument = "PAGE",
+      .offset = offsetof(inspect_args, html),
+      .help = "writes that report as one HTML page with plots" },
+    { .name = "force",
+      .type = CLI_FLAG,
+      .offset = offsetof(inspect_args, force),
+      .help = "replaces PAGE if it exists" },
     { .table = cli_model_options, .offset = offsetof(inspect_args, model) },
     { 0 },
 };
@@ -144,6 +160,49 @@ static int inspect(const cli_command *command, const inspect_args *args, const u
     upg_status     st = upg_model_describe(model, &info, &err);
 
     if (st == UPG_OK && args->program)
+static int write_page(const cli_command *command, const inspect_args *args, const char *title,
+                      const cli_quality *quality)
+{
+    FILE *out = fopen(args->html, args->force ? "w" : "wx");
+    bool  failed;
+
+    if (!out && errno == EEXIST)
+        return cli_fail(command, CLI_EXISTS, "%s: the file exists\nUse --force to replace it.",
+                        args->html);
+    if (!out)
+        return cli_fail(command, CLI_FILE, "%s: %s", args->html, strerror(errno));
+    cli_write_quality_page(out, title, quality);
+    failed = ferror(out) != 0;
+    failed = fclose(out) != 0 || failed;
+    if (!failed)
+        return CLI_OK;
+    failed = errno == ENOSPC;
+    remove(args->html);
+    return cli_fail(command, failed ? CLI_RESOURCES : CLI_FILE, "%s: %s", args->html,
+                    failed ? "no space left on device" : "writing failed");
+}
+
+/* --quality and --html. */
+static int show_quality(const cli_command *command, const inspect_args *args, const char *title,
+                        const upg_model *model)
+{
+    upg_error   err;
+    cli_quality quality;
+    upg_status  st = cli_quality_init(&quality, model, &err);
+    int         exit_code = CLI_OK;
+
+    if (st != UPG_OK)
+        exit_code = cli_report(command, st, &err);
+    else if (args->html)
+        exit_code = write_page(command, args, title, &quality);
+    if (exit_code == CLI_OK && args->quality) {
+        cli_print_quality_tables(&quality);
+        exit_code = cli_finish_output();
+    }
+    cli_quality_deinit(&quality);
+    return exit_code;
+}
+
         fputs(upg_model_program(model), stdout);
     else if (st == UPG_OK && args->json)
         st = make_json(model, &info, &object, &err);
@@ -170,10 +229,18 @@ static int run(const cli_command *command, int argc, char **argv)
         return exit_code;
     if (args.json && args.program)
         return cli_usage(command, "--program goes without --json");
-    args.model.quiet = args.model.quiet || !args.program;
-    cli_progress_init(&progress, args.model.quiet);
+    if (args.program && (args.quality || args.html))
+        return cli_usage(command, "--program goes without --quality and --html");
+    if (args.json && args.html)
+        return cli_usage(command, "--json goes without --html");
+    cli_progress_init(&progress, true); /* where it would run is no matter here */
     st = cli_open_model(parsed.operands[0], &args.model, &progress, &model, &err);
-    exit_code = st == UPG_OK ? inspect(command, &args, model) : cli_report(command, st, &err);
+    if (st != UPG_OK)
+        exit_code = cli_report(command, st, &err);
+    else if (args.html || (args.quality && !args.json))
+        exit_code = show_quality(command, &args, parsed.operands[0], model);
+    else
+        exit_code = inspect(command, &args, model);
     upg_model_close(model);
     return exit_code;
 }
