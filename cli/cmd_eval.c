@@ -200,8 +200,12 @@ static int run(const cli_command *command, int argc, char **argv)
     if (st == UPG_OK)
         st = upg_evaluate(model, list.tokens, list.n, &how, &result, &err);
     cli_progress_close(&progress);
-    if (st == UPG_E_ARG && args.ids) /* the ids come from outside */
-        st = UPG_E_DATA;
+    if (st == UPG_E_ARG) { /* ids or a window from outside that do not suit the model */
+        upg_error inner = err;
+
+        st = cli_error(&err, UPG_E_DATA, "%s: %.440s", args.text ? args.text : args.ids,
+                       inner.message);
+    }
     if (st != UPG_OK)
         exit_code = cli_report(command, st, &err);
     else if (args.json)

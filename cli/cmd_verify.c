@@ -46,14 +46,15 @@ static int run(const cli_command *command, int argc, char **argv)
     st = upg_verify(parsed.operands[0], args.threads, &hooks, &bad_offset, &err);
     cli_progress_close(&progress);
     if (st == UPG_E_CORRUPT)
-        printf("%s: damaged: first bad chunk at byte %" PRIu64 ": %s\n", parsed.operands[0],
-               bad_offset, err.message);
+        printf("damaged: first bad chunk at byte %" PRIu64 ": %s\n", bad_offset, err.message);
+    else if (st == UPG_E_FORMAT) /* cut off, or not such a file at all */
+        printf("damaged: %s\n", err.message);
     else if (st == UPG_OK)
         printf("%s: every checksum matches\n", parsed.operands[0]);
     else
         return cli_report(command, st, &err);
     exit_code = cli_finish_output();
-    return exit_code != CLI_OK ? exit_code : cli_exit_code(st);
+    return exit_code != CLI_OK ? exit_code : st == UPG_OK ? CLI_OK : CLI_DAMAGED;
 }
 
 const cli_command cli_verify = {

@@ -1,6 +1,7 @@
 /* generate.c: sessions and the generation loop, by the public API alone. */
 #include "generate.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -247,7 +248,8 @@ static upg_status show(cli_generated *out, const char *text, size_t bytes, upg_e
     memcpy(out->text + out->text_bytes, text, bytes);
     out->text_bytes += bytes;
     if (fwrite(text, 1, bytes, stdout) != bytes || fflush(stdout) != 0)
-        return cli_error(err, UPG_E_IO, "writing to standard output failed");
+        return cli_error(err, errno == ENOSPC ? UPG_E_NOSPACE : UPG_E_IO,
+                         "writing to standard output failed: %s", strerror(errno));
     return UPG_OK;
 }
 

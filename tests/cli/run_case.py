@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 SKIPPED = 77
-TIMEOUT_SECONDS = 540
+TIMEOUT_SECONDS = 300
 
 
 def prepare(folder, args):
@@ -27,7 +27,9 @@ def prepare(folder, args):
     os.symlink(os.path.abspath(args.data), os.path.join(work, "data"))
     if os.path.exists(args.micro):
         os.symlink(os.path.abspath(args.micro), os.path.join(work, "micro.upg"))
-    tools = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tools")
+    # The tools written in Python and bash, and those that are built, beside MICRO.upg.
+    tools = ":".join(os.path.join(os.path.dirname(os.path.abspath(path)), "tools")
+                     for path in (__file__, args.micro))
     environment = dict(os.environ, LC_ALL="C.UTF-8", TERM="dumb", PYTHONDONTWRITEBYTECODE="1",
                        PATH=os.path.join(folder, "bin") + ":" + tools + ":" + os.environ["PATH"])
     return work, environment
