@@ -152,14 +152,6 @@ static upg_status make_json(const upg_model *model, const upg_model_info *info, 
     return st;
 }
 
-static int inspect(const cli_command *command, const inspect_args *args, const upg_model *model)
-{
-    upg_error      err;
-    upg_model_info info = { .struct_size = sizeof info };
-    json_t        *object = NULL;
-    upg_status     st = upg_model_describe(model, &info, &err);
-
-    if (st == UPG_OK && args->program)
 static int write_page(const cli_command *command, const inspect_args *args, const char *title,
                       const cli_quality *quality)
 {
@@ -203,6 +195,14 @@ static int show_quality(const cli_command *command, const inspect_args *args, co
     return exit_code;
 }
 
+static int inspect(const cli_command *command, const inspect_args *args, const upg_model *model)
+{
+    upg_error      err;
+    upg_model_info info = { .struct_size = sizeof info };
+    json_t        *object = NULL;
+    upg_status     st = upg_model_describe(model, &info, &err);
+
+    if (st == UPG_OK && args->program)
         fputs(upg_model_program(model), stdout);
     else if (st == UPG_OK && args->json)
         st = make_json(model, &info, &object, &err);
