@@ -276,6 +276,20 @@ typedef struct upg_machine_info {
 /** Measures for about a second. Errors: E_NOMEM. */
 UPG_FN upg_machine_describe(upg_machine_info *info, upg_error *err);
 
+/** The limits of this machine, to be measured in turn with what they limit, so that both meet the
+ * same disturbances: each call takes about a tenth of a second. Takes 512 MiB of memory. */
+typedef struct upg_probe upg_probe;
+enum { UPG_PROBE_MAX_THREADS = 4096 };
+/** threads: 0 = one per physical core. Errors: E_ARG, E_NOMEM. */
+UPG_FN           upg_probe_create(uint32_t threads, upg_probe **probe, upg_error *err);
+UPG_API uint32_t upg_probe_threads(const upg_probe *probe);
+/** Plain reads by all threads together, of memory that no cache holds; GB/s. */
+UPG_API double upg_probe_reads(upg_probe *probe);
+/** int8 multiply-adds by all threads together, on registers, by the best instruction there is; 1e9
+ * a second. */
+UPG_API double upg_probe_int8(upg_probe *probe);
+UPG_API void   upg_probe_close(upg_probe *probe);
+
 /* ---- compress and verify -------------------------------------------------------------------- */
 typedef struct upg_compress upg_compress; /* a job */
 typedef struct upg_compress_options {

@@ -1,6 +1,7 @@
-/* machine_api.c: upg_machine_describe. */
+/* machine_api.c: upg_machine_describe, upg_probe_*. */
 #include "api/struct_options.h"
 #include "runtime/machine.h"
+#include "runtime/probe.h"
 
 UPG_API upg_status upg_machine_describe(upg_machine_info *info, upg_error *err)
 {
@@ -12,4 +13,35 @@ UPG_API upg_status upg_machine_describe(upg_machine_info *info, upg_error *err)
     upg_struct_out(&known, sizeof known, info);
 out:
     return st;
+}
+
+UPG_API upg_status upg_probe_create(uint32_t threads, upg_probe **probe, upg_error *err)
+{
+    if (!probe)
+        return upg_fail(err, UPG_E_ARG, "probe is NULL");
+    *probe = NULL;
+    if (threads > UPG_PROBE_MAX_THREADS)
+        return upg_fail(err, UPG_E_ARG, "threads is %u, at most %d", threads,
+                        UPG_PROBE_MAX_THREADS);
+    return upg_probe_make(threads, probe, err);
+}
+
+UPG_API uint32_t upg_probe_threads(const upg_probe *probe)
+{
+    return probe ? upg_probe_thread_count(probe) : 0;
+}
+
+UPG_API double upg_probe_reads(upg_probe *probe)
+{
+    return probe ? upg_probe_read_pass(probe) : 0;
+}
+
+UPG_API double upg_probe_int8(upg_probe *probe)
+{
+    return probe ? upg_probe_int8_pass(probe) : 0;
+}
+
+UPG_API void upg_probe_close(upg_probe *probe)
+{
+    upg_probe_free(probe);
 }
