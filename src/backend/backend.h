@@ -15,7 +15,9 @@ typedef struct upg_backend_options {
     uint32_t max_rows;     /* rows of the largest batch; ≥ 1 */
     bool     emulate_int8; /* ref: quantise rotated inputs to int8 as the fast backends do, instead
                             * of keeping them in fp32 */
-    bool decode_kernels_only; /* cpu: take the single-row path for every batch size (tests) */
+    bool decode_kernels_only; /* cpu: take the single-row path for every batch size; cuda: run op by
+                               * op, never a whole token in one launch (tests) */
+    const char *device;       /* as given to upg_backend_find: "cuda:1"; NULL = the class's first */
 } upg_backend_options;
 
 /** One token of one sequence. Rows of the same sequence stand together, positions ascending by 1;
@@ -51,13 +53,22 @@ typedef struct upg_backend_class {
     /** Scratch bytes in use. */
     uint64_t (*memory)(const upg_backend *backend);
     void (*close)(upg_backend *backend); /* NULL is fine */
+    /* KV pages in the device's own memory; all three are NULL where pages are the host's. Called by
+     * any thread, also while `run` runs. */
+    /** Errors: E_NOMEM, E_DEVICE_LOST. */
+    upg_status (*kv_allocate)(upg_backend *backend, size_t bytes, uint8_t **page, upg_error *err);
+    void (*kv_free)(upg_backend *backend, uint8_t *page, size_t bytes);
+    /** Between pages, or between a page and host memory. */
+    upg_status (*kv_copy)(upg_backend *backend, void *to, const void *from, size_t bytes,
+                          upg_error *err);
 } upg_backend_class;
 
 extern const upg_backend_class upg_backend_ref; /* backend/ref/: scalar fp32, the oracle */
 extern const upg_backend_class upg_backend_cpu; /* backend/cpu/ */
 
-/** The class for a device name ("ref", "cpu", NULL = the best). Errors: E_DEVICE listing those of
- * this build. */
+/** The class for a device name: "ref", "cpu", "cuda", "cuda:N"; NULL = the best: a GPU that can be
+ * used, else the CPU. Errors: E_DEVICE listing those of this build, or saying what the GPU lacks.
+ */
 upg_status upg_backend_find(const char *device, const upg_backend_class **class_, upg_error *err);
 
 #endif

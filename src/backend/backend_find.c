@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backend/backend.h"
+#include "backend/cuda_loader.h"
 #include "kernels/kernels.h"
 
 _Static_assert((int)UPG_SLOT_GROUP_BYTES >= (int)UPG_PREPARED_BYTES_PER_GROUP,
@@ -18,6 +19,10 @@ upg_status upg_backend_find(const char *device, const upg_backend_class **class_
     size_t used = 0;
 
     *class_ = NULL;
+    if (device && (strcmp(device, "cuda") == 0 || strncmp(device, "cuda:", 5) == 0))
+        return upg_cuda_load(class_, err);
+    if (!device && upg_cuda_load(class_, NULL) == UPG_OK)
+        return UPG_OK;
     for (size_t i = 0; i < N_CLASSES; i++) {
         if (!device || strcmp(device, classes[i]->name) == 0) {
             *class_ = classes[i];
@@ -28,5 +33,6 @@ upg_status upg_backend_find(const char *device, const upg_backend_class **class_
         if (used >= sizeof names)
             used = sizeof names - 1;
     }
-    return upg_fail(err, UPG_E_DEVICE, "no device \"%.32s\"; this build has: %s", device, names);
+    return upg_fail(err, UPG_E_DEVICE, "no device \"%.32s\"; this build has: %s, cuda", device,
+                    names);
 }

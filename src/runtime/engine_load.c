@@ -83,9 +83,10 @@ out:
 
 /* ---- backend -------------------------------------------------------------------------------- */
 
-static upg_status create_backend(upg_model *m, uint32_t max_rows, upg_error *err)
+static upg_status create_backend(upg_model *m, const char *device, uint32_t max_rows,
+                                 upg_error *err)
 {
-    upg_backend_options options = { .threads = m->threads, .max_rows = max_rows };
+    upg_backend_options options = { .threads = m->threads, .max_rows = max_rows, .device = device };
 
     m->max_rows = max_rows;
     return m->class_->create(m->program, &options, &m->backend, err);
@@ -102,12 +103,12 @@ static uint64_t memory_needed(const upg_model *m)
 /* A coded matrix is decoded once for each batch, so that more rows make long prompts faster;
  * scratch grows with them: about 64 MB for 256 rows of a model of 15e9 weights. Takes fewer rows
  * for as long as the budget is passed. */
-static upg_status fit_backend(upg_model *m, uint64_t max_memory, upg_error *err)
+static upg_status fit_backend(upg_model *m, const char *device, uint64_t max_memory, upg_error *err)
 {
     upg_status st = UPG_OK;
 
     for (uint32_t rows = UPG_ENGINE_MAX_ROWS;; rows /= 2) {
-        UPG_TRY(create_backend(m, rows, err));
+        UPG_TRY(create_backend(m, device, rows, err));
         if (max_memory == 0 || memory_needed(m) <= max_memory)
             return UPG_OK;
         if (rows == 1)
@@ -175,7 +176,7 @@ static upg_status build(const upg_engine_settings *s, upg_model *m, upg_error *e
     collect_ends(m);
     UPG_TRY(upg_program_build(m->weights, &m->program, err));
     UPG_TRY(print_program(m, err));
-    UPG_TRY(fit_backend(m, s->max_memory, err));
+    UPG_TRY(fit_backend(m, s->device, s->max_memory, err));
     UPG_TRY(allocate_space(m, err));
 out:
     return st;

@@ -62,7 +62,8 @@ static upg_status init_side(evaluation *e, side *s, upg_model *model, upg_error 
     for (size_t i = 0; i < e->group; i++) {
         upg_kv_cache *c = &s->caches[i];
 
-        UPG_TRY(upg_kv_cache_init(c, &layout, e->window, err));
+        UPG_TRY(upg_kv_cache_init(c, &layout, (upg_kv_memory) { model->class_, model->backend },
+                                  e->window, err));
         UPG_TRY(upg_kv_cache_reserve(c, 0, rows_of(e), err));
         c->view.long_rope = upg_engine_long_rope(model, e->window);
     }

@@ -47,7 +47,8 @@ static upg_status create(upg_model *model, const upg_kv_layout *layout, uint32_t
     s->model = model;
     upg_engine_retain(model);
     s->context = context;
-    UPG_TRY(upg_kv_cache_init(&s->cache, layout, context, err));
+    UPG_TRY(upg_kv_cache_init(&s->cache, layout, (upg_kv_memory) { model->class_, model->backend },
+                              context, err));
     UPG_TRY((s->tokens = upg_calloc(context, sizeof *s->tokens, err)) ? UPG_OK : UPG_E_NOMEM);
     UPG_TRY((s->drawn = upg_calloc(context, 1, err)) ? UPG_OK : UPG_E_NOMEM);
     s->logits = upg_alloc_aligned(model->weights->config.vocab * sizeof *s->logits, err);

@@ -284,8 +284,8 @@ static const upg_backend_class class_cuda = { .name = "cuda",
 /* ---- the module's entry -----------------------------------------------------------------------
  */
 
-upg_status upg_cuda_module_open(const upg_cuda_module_host *host,
-                                const upg_backend_class **class_, upg_error *err)
+upg_status upg_cuda_module_open(const upg_cuda_module_host *host, const upg_backend_class **class_,
+                                upg_error *err)
 {
     int n = 0, e;
 

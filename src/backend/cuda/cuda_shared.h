@@ -214,6 +214,10 @@ int cu_launch_check(const float *x, uint64_t n, uint32_t *bad, cu_stream stream)
 /* ring = pages of 8 KiB that fit; 0 when the shapes do not fit this device. */
 int cu_token_prepare(const cu_token_args *args, uint32_t shared_limit, uint32_t *n_pages_ring);
 int cu_launch_token(const cu_token_args *args, bool cooperative, bool dependent, cu_stream stream);
+/* The products (addresses of cu_product, all in device memory) `times` times in one launch, bare.
+ */
+int cu_launch_bare(const cu_token_args *args, const cu_product *const *products, uint32_t n,
+                   uint32_t times, bool multiplies, cu_stream stream);
 int cu_launch_read(const void *bytes, uint64_t n_bytes, uint32_t *out, uint32_t n_ctas,
                    cu_stream stream);
 

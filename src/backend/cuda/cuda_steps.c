@@ -216,6 +216,7 @@ static void take_memory(cuda_backend *b)
         n_u = max_u32(n_u, b->ops[i].product.n_u);
         t->max_ktiles = max_u32(t->max_ktiles, b->ops[i].product.n_ktiles);
     }
+    b->u_token_bytes = (size_t)n_u * sizeof(int32_t);
     for (uint32_t i = 0; i < b->n_u_buffers; i++)
         b->u_token[i] = upg_cuda_take(b, (size_t)n_u * sizeof(int32_t));
     for (int i = 0; i < 2; i++) {
@@ -295,12 +296,8 @@ upg_status upg_cuda_prepare_steps(cuda_backend *b, upg_error *err)
             b->one_launch = false;
     }
     for (uint32_t i = 0; b->one_launch && i < b->n_u_buffers; i++) {
-        uint32_t n_u = 0;
-        int      e;
+        int e = cudaMemsetAsync(b->u_token[i], 0, b->u_token_bytes, b->stream);
 
-        for (uint32_t k = 0; k < b->program->n_ops; k++)
-            n_u = max_u32(n_u, b->ops[k].product.n_u);
-        e = cudaMemsetAsync(b->u_token[i], 0, (size_t)n_u * sizeof(int32_t), b->stream);
         if (e == cudaSuccess)
             e = cudaMemsetAsync(b->token.barrier, 0, 256, b->stream);
         if (e != cudaSuccess)

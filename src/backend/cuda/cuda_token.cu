@@ -67,6 +67,15 @@ __device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity)
     }
 }
 
+/* Makes initialised barriers visible to the copy engine. */
+__device__ __forceinline__ void fence_barriers()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 /* Loads one page; called by all lanes of the loader's warp. */
 __device__ __forceinline__ void load_page(const ring *r, uint32_t slot, const uint8_t *from,
                                           uint32_t bytes)
@@ -186,6 +195,16 @@ __device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
     if (n != 0 && k != 0)
         add_row_tile(c, row_tile, minus, u);
     return advanced(at, s.n, r->n_pages);
+}
+
+/* The next stream begins with a new page: gives back what the last page lacks. */
+__device__ __forceinline__ cursor end_of_stream(const ring *r, cursor at)
+{
+    if (at.tile == 0)
+        return at;
+    if (threadIdx.x / 32 >= at.tile && (threadIdx.x & 31) == 0)
+        barrier_arrive(&r->empty[at.slot]);
+    return advanced(at, PAGE_TILES - at.tile, r->n_pages);
 }
 
 /* ---- inputs -----------------------------------------------------------------------------------
@@ -640,12 +659,7 @@ __device__ void compute(const cu_token_args *a, const ring *r, const block_memor
                 break;
             }
         }
-        /* The stream of the next token begins with a new page: give back what this one lacks. */
-        if (at.tile != 0) {
-            if (threadIdx.x / 32 >= at.tile && (threadIdx.x & 31) == 0)
-                barrier_arrive(&r->empty[at.slot]);
-            at = advanced(at, PAGE_TILES - at.tile, r->n_pages);
-        }
+        at = end_of_stream(r, at);
     }
 }
 
@@ -683,7 +697,7 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
 #endif
             barrier_init(&empty[i], PAGE_TILES);
         }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    fence_barriers();
     __syncthreads();
     if (threadIdx.x >= CU_THREADS) {
         stream_tape(&a, &r);
@@ -694,6 +708,73 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
     compute<TYPE, DIMS, HEADS>(&a, &r, &m);
+}
+
+/* ---- products alone, for measurements ----------------------------------------------------------
+ */
+
+/* Streams the tapes of n products `times` times through the ring, with nothing in between: with
+ * MULTIPLY as the token kernel does, else only freeing the pages. */
+template <bool MULTIPLY>
+__global__ void __launch_bounds__(CU_THREADS + 32, 1)
+    bare_kernel(const __grid_constant__ cu_token_args a, const cu_product *const *products,
+                uint32_t n, uint32_t times)
+{
+    extern __shared__ __align__(1024) uint8_t memory[];
+    __shared__ uint64_t                       full[MAX_PAGES], empty[MAX_PAGES];
+    ring                                      r = { full, empty, memory, a.n_pages_ring };
+    uint32_t *planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES), slot = 0, parity = 1;
+    cursor    at = { 0, 0, 0 };
+
+    if (threadIdx.x == 0)
+        for (uint32_t i = 0; i < a.n_pages_ring; i++) {
+#if __CUDA_ARCH__ >= 900
+            barrier_init(&full[i], 1);
+#else
+            barrier_init(&full[i], 32);
+#endif
+            barrier_init(&empty[i], PAGE_TILES);
+        }
+    for (uint32_t i = threadIdx.x; i < a.max_ktiles * CU_PLANE_WORDS; i += CU_THREADS + 32)
+        planes[i] = 0x9E3779B9u * (i + 1);
+    fence_barriers();
+    __syncthreads();
+    for (uint32_t i = 0; i < n * times; i++) {
+        const cu_product *p = products[i % n];
+        cu_share          s = share_of(p->n_units, blockIdx.x, a.tape.n_ctas);
+
+        if (threadIdx.x >= CU_THREADS) {
+            const uint8_t *tape =
+                a.tape.bytes +
+                ((uint64_t)a.tape.base[blockIdx.x] + p->offset[blockIdx.x]) * CU_TILE_BYTES;
+
+            for (uint32_t page = 0; page * PAGE_TILES < s.n; page++) {
+                barrier_wait(&empty[slot], parity);
+                load_page(&r, slot, tape + (uint64_t)page * PAGE_BYTES,
+                          min(s.n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
+                if (++slot == r.n_pages)
+                    slot = 0, parity ^= 1;
+            }
+            continue;
+        }
+        if (MULTIPLY) {
+            at = multiply(p, a.tape.n_ctas, planes, 1, a.steps[0].u, &r, at);
+        } else {
+            uint32_t warp = threadIdx.x >> 5;
+            cursor   mine = at;
+
+            for (uint32_t k = warp; k < s.n; k += CU_WARPS) {
+                barrier_wait(&full[mine.slot], mine.parity);
+                __syncwarp();
+                if ((threadIdx.x & 31) == 0)
+                    barrier_arrive(&empty[mine.slot]);
+                if (++mine.slot == r.n_pages)
+                    mine.slot = 0, mine.parity ^= 1;
+            }
+            at = advanced(at, s.n, r.n_pages);
+        }
+        at = end_of_stream(&r, at);
+    }
 }
 
 typedef void (*token_function)(cu_token_args);
@@ -774,4 +855,23 @@ extern "C" int cu_launch_token(const cu_token_args *a, bool cooperative, bool de
         config.numAttrs = 1;
     }
     return cudaLaunchKernelEx(&config, run, copy);
+}
+
+extern "C" int cu_launch_bare(const cu_token_args *a, const cu_product *const *products, uint32_t n,
+                              uint32_t times, bool multiplies, cu_stream stream)
+{
+    uint32_t    bytes = a->n_pages_ring * PAGE_BYTES + shared_besides_ring(a);
+    const void *run =
+        multiplies ? (const void *)bare_kernel<true> : (const void *)bare_kernel<false>;
+    cudaError_t e =
+        cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    dim3 grid(a->tape.n_ctas), block(CU_THREADS + 32);
+
+    if (e != cudaSuccess)
+        return e;
+    if (multiplies)
+        bare_kernel<true><<<grid, block, bytes, stream>>>(*a, products, n, times);
+    else
+        bare_kernel<false><<<grid, block, bytes, stream>>>(*a, products, n, times);
+    return cudaGetLastError();
 }

@@ -164,24 +164,31 @@ out:
     return st;
 }
 
-static upg_status time_product(upg_backend *backend, uint32_t index, uint32_t rows, uint32_t times,
-                               double *milliseconds, upg_error *err)
+static upg_status bare(upg_backend *backend, upg_role role, uint32_t times, bool multiplies,
+                       uint64_t *bytes, double *milliseconds, upg_error *err)
 {
-    cuda_backend *b = cuda_of(backend);
-    const upg_op *op = &b->program->ops[index];
-    upg_status    st = UPG_OK;
+    cuda_backend     *b = cuda_of(backend);
+    const cu_product *list[1024], **on_device = (const cu_product **)(void *)b->staging;
+    uint32_t          n = 0;
+    timer             t;
+    upg_status        st = UPG_OK;
 
     TRY(cudaSetDevice(b->device));
-    if (index >= b->program->n_ops || !b->ops[index].coded || rows > CU_FEW_ROWS)
-        return upg_fail(err, UPG_E_ARG, "op %u is no coded product", index);
-    for (uint32_t i = 0; i < times; i++) {
-        timer t;
-
-        TRY(timer_start(b, &t));
-        TRY(cu_launch_bits(&b->ops[index].product, b->tape, &b->slots[op->in].prepared, 0, rows,
-                           b->u, b->stream));
-        TRY(timer_stop(b, &t, &milliseconds[i]));
-    }
+    *bytes = 0;
+    for (uint32_t i = 0; i < b->program->n_ops && n < 1024; i++)
+        if (b->ops[i].coded && b->program->ops[i].w[0]->role == role) {
+            list[n++] = b->ops[i].on_device;
+            *bytes += (uint64_t)b->ops[i].product.n_units * CU_TILE_BYTES * times;
+        }
+    if (n == 0 || !b->one_launch)
+        return upg_fail(err, UPG_E_UNSUPPORTED, "no coded matrix of this role");
+    TRY(cudaMemcpy(on_device, list, n * sizeof *list, cudaMemcpyHostToDevice));
+    b->token.n_pages_ring = b->ring_pages[0];
+    TRY(timer_start(b, &t));
+    TRY(cu_launch_bare(&b->token, on_device, n, times, multiplies, b->stream));
+    TRY(timer_stop(b, &t, milliseconds));
+    if (multiplies) /* u holds what it may */
+        TRY(cudaMemsetAsync(b->u_token[0], 0, b->u_token_bytes, b->stream));
 out:
     return st;
 }
@@ -202,7 +209,7 @@ const upg_cuda_tools *upg_cuda_module_tools(void)
                                           .read = read_weights,
                                           .token_bytes = token_bytes,
                                           .time_batch = time_batch,
-                                          .time_product = time_product,
+                                          .bare = bare,
                                           .launches = launches };
 
     return &tools;

@@ -25,10 +25,10 @@ typedef struct upg_cuda_tools {
     /** Runs a batch as often as asked with device events around each; milliseconds [times]. */
     upg_status (*time_batch)(upg_backend *backend, const upg_batch *batch, uint32_t times,
                              double *milliseconds, upg_error *err);
-    /** Times products alone: op `index` of the program, its tape streamed as in a token by `rows`
-     * rows; and u for comparison may be NULL. */
-    upg_status (*time_product)(upg_backend *backend, uint32_t op, uint32_t rows, uint32_t times,
-                               double *milliseconds, upg_error *err);
+    /** Products alone, in one launch: those of all ops with this code and matrix 0 of this role,
+     * `times` times, multiplied or only read through the ring. *bytes: streamed in all. */
+    upg_status (*bare)(upg_backend *backend, upg_role role, uint32_t times, bool multiplies,
+                       uint64_t *bytes, double *milliseconds, upg_error *err);
     uint32_t (*launches)(const upg_backend *backend, upg_cuda_way way);
 } upg_cuda_tools;
 
