@@ -181,12 +181,12 @@ static int run(const cli_command *command, int argc, char **argv)
         return exit_code;
     if (!args.output)
         return cli_usage(command, "the output is missing: -o FILE");
+    if (args.evaluation_windows && !args.evaluation)
+        return cli_usage(command, "--eval-windows goes with --eval");
     if (args.no_calibration && (args.calibration || args.independent))
         return cli_usage(command,
                          "--no-calibration goes with neither --calibration nor --independent");
     if (args.calibration && !args.calibration[0])
-    if (args.evaluation_windows && !args.evaluation)
-        return cli_usage(command, "--eval-windows goes with --eval");
         return cli_usage(command, "--calibration \"\": no file name");
     cli_progress_init(&progress, args.quiet);
     how.bits_per_parameter = args.bpw;

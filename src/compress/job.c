@@ -311,6 +311,8 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
         st = upg_token_windows_make(job->weights, settings->calibration, UPG_CALIBRATION_WINDOW,
                                     UPG_CALIBRATION_WINDOWS, &job->calibration, err);
         if (st != UPG_OK) {
+            if (settings->calibration_name != NULL)
+                upg_error_prefix(err, "%s: ", settings->calibration_name);
             upg_error_prefix(err, "calibration: ");
             goto out;
         }
@@ -337,8 +339,6 @@ static upg_status write_vector(upg_container_writer *writer, const upg_st_entry 
     upg_status st;
 
     if (entry->dtype == UPG_F32)
-            if (settings->calibration_name != NULL)
-                upg_error_prefix(err, "%s: ", settings->calibration_name);
         return upg_container_write_dense(writer, index, 0, vector->values,
                                          vector->n * sizeof *vector->values, err);
     halves = upg_malloc(vector->n, sizeof *halves, err);
