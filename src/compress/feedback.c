@@ -29,16 +29,20 @@ typedef struct unit_work {
 typedef struct feedback {
     const upg_encode_context *context;
     const float              *lower;
-    unit_work                *work; /* [n_units of all matrices] */
+    double                    spread; /* mean over columns j of Σ_{i>j} L_ij² */
+    unit_work                *work;   /* [n_units of all matrices] */
     size_t                    n_work;
 } feedback;
 
 /* ---- one unit ------------------------------------------------------------------------------- */
 
-/* Row scales (the fp16 that will be stored, so that feedback sees them) and targets = Wᵀ. */
-static void load_targets(unit_work *w)
+/* Row scales (the fp16 that will be stored, so that feedback sees them) and targets = Wᵀ. What is
+ * coded is the row with the feedback added, whose variance is s²·(1 + mse·spread): the scale
+ * follows it (KL −2 % on phi4-micro at 3.2 bits). */
+static void load_targets(const feedback *f, unit_work *w)
 {
     size_t n_rows = w->unit->n_rows, n_cols = w->unit->matrix->n_cols;
+    double widening = sqrt(1 + upg_plan_mse(w->unit->code) * f->spread);
 
     for (size_t r = 0; r < n_rows; r++) {
         const float *row = w->weights + r * n_cols;
@@ -48,7 +52,7 @@ static void load_targets(unit_work *w)
             sum += (double)row[j] * row[j];
             w->targets[j * n_rows + r] = row[j];
         }
-        w->scales[r] = upg_f16_from_f32((float)sqrt(sum / (double)n_cols));
+        w->scales[r] = upg_f16_from_f32((float)(widening * sqrt(sum / (double)n_cols)));
         w->row_scale[r] = upg_f32_from_f16(w->scales[r]);
     }
 }
@@ -123,7 +127,7 @@ static void code_unit(void *context, size_t item, uint32_t worker)
     size_t     n_rows = w->unit->n_rows, n_cols = w->unit->matrix->n_cols;
     size_t     end = n_cols;
 
-    load_targets(w);
+    load_targets(f, w);
     while (end > 0 && !upg_meter_cancelled(f->context->meter)) {
         size_t begin = (end - 1) / BLOCK_COLUMNS * BLOCK_COLUMNS;
 
@@ -207,11 +211,22 @@ static upg_status check_scales(const upg_feedback_matrix *m, upg_error *err)
     return UPG_OK;
 }
 
+static double feedback_spread(const float *lower, size_t n_cols)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < n_cols; i++)
+        for (size_t j = 0; j < i; j++)
+            sum += (double)lower[i * n_cols + j] * lower[i * n_cols + j];
+    return sum / (double)n_cols;
+}
+
 upg_status upg_feedback_encode(const upg_encode_context *context, const float *lower,
                                upg_feedback_matrix *matrices, uint32_t n_matrices, upg_error *err)
 {
     upg_status st = UPG_OK;
-    feedback   f = { context, lower, NULL, 0 };
+    feedback   f = { context, lower, feedback_spread(lower, matrices[0].units[0].matrix->n_cols),
+                     NULL, 0 };
     size_t     at = 0;
 
     for (uint32_t m = 0; m < n_matrices; m++)

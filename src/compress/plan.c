@@ -103,6 +103,11 @@ double upg_plan_unit_loss(const upg_plan_unit *unit)
     return unit_loss(unit, unit->code);
 }
 
+double upg_plan_mse(const upg_code *code)
+{
+    return UPG_MSE_AT_3_BITS * relative_error(code);
+}
+
 static void sum_up(upg_plan *plan)
 {
     plan->code_bytes = 0;

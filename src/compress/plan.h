@@ -13,6 +13,9 @@
 #include "codec/outliers.h"
 #include "model/weights.h"
 
+/** Squared error of the code at 3 bits on unit Gaussian weights (docs/RESULTS.md). */
+#define UPG_MSE_AT_3_BITS 0.0191
+
 /** Rows of one matrix that share a rate: a whole matrix, or a band of the embedding or head. */
 typedef struct upg_plan_unit {
     const upg_matrix *matrix;
@@ -43,6 +46,8 @@ typedef struct upg_plan {
     upg_plan_candidate *candidates; /* in the order of their units */
 } upg_plan;
 
+/** Squared error of a code on unit Gaussian weights. */
+double upg_plan_mse(const upg_code *code);
 /** u32 words of the unit's code at its rate. */
 uint64_t upg_plan_unit_words(const upg_plan_unit *unit);
 /** Predicted KL of the unit at its rate. */

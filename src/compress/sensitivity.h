@@ -15,10 +15,6 @@
 
 #include "compress/encode.h"
 
-/** Squared error of a code at 3 bits relative to the variance: what plan.c's rates are relative to.
- */
-#define UPG_MSE_AT_3_BITS 0.0191
-
 /** Sets the sensitivity of every unit of the plan: predicted KL in nats per token at 3 bits.
  * tokens  i32 [n_windows][window]
  * Errors: E_NOMEM, E_DATA (activations or gradients are not finite), E_CANCELLED. */
