@@ -31,7 +31,7 @@ function(upg_layer name)
     target_link_libraries(upg_${name} PUBLIC ${arg_USES} ${arg_LIBS})
     if(name MATCHES "^(base|safetensors|format|tokenizer)$")
         target_compile_options(upg_${name} PRIVATE -Wconversion)
-    elseif(name MATCHES "^(codec|compress|kernels)$")
+    elseif(name MATCHES "^(codec|compress|kernels|backend)$")
         # Equal input must give equal bytes on every ISA.
         target_compile_options(upg_${name} PRIVATE -ffp-contract=off)
     endif()
