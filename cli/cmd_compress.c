@@ -16,7 +16,7 @@ typedef struct compress_args {
     double      bpw;
     uint32_t    threads, evaluation_windows;
     uint64_t    size, max_memory, seed;
-    bool        force, json, plan_only, quiet, no_calibration, independent;
+    bool        force, json, plan_only, quiet, no_calibration, independent, no_outliers;
 } compress_args;
 
 static const cli_option options[] = {
@@ -59,6 +59,10 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, independent),
       .help = "calibrates every layer on the unquantised model alone" },
+    { .name = "no-outliers",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, no_outliers),
+      .help = "keeps no single weights or columns beside the code" },
     { .name = "plan-only",
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, plan_only),
@@ -195,6 +199,7 @@ static int run(const cli_command *command, int argc, char **argv)
     how.evaluation_windows = args.evaluation_windows;
     how.calibration = args.no_calibration ? "" : args.calibration;
     how.independent = args.independent;
+    how.without_outliers = args.no_outliers;
     how.threads = args.threads;
     how.max_memory = args.max_memory;
     how.seed = args.seed;

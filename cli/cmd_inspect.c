@@ -86,9 +86,13 @@ static upg_status print_table(const upg_model *model, const upg_model_info *info
         printf("%-48s %-16s %8.4f %14" PRIu64, tensor.name, shape_text(&tensor, shape),
                tensor.bits_per_weight, tensor.bytes);
         if (tensor.relative_error >= 0)
-            printf(" %9.6f\n", tensor.relative_error);
+            printf(" %9.6f", tensor.relative_error);
         else
-            printf(" %9s\n", "-");
+            printf(" %9s", "-");
+        if (tensor.outliers > 0 || tensor.outlier_columns > 0)
+            printf("  outliers: %" PRIu32 ", columns: %" PRIu32, tensor.outliers,
+                   tensor.outlier_columns);
+        printf("\n");
     }
     printf("\narchitecture        %s, %" PRIu32 " layers, vocabulary %" PRIu32 ", context %" PRIu32
            "\n",
@@ -119,6 +123,10 @@ static json_t *tensor_json(const upg_tensor_info *tensor)
         cli_json_real(object, "error", tensor->relative_error);
     else
         json_object_set_new(object, "error", json_null());
+    if (tensor->outliers > 0 || tensor->outlier_columns > 0) {
+        cli_json_u64(object, "outliers", tensor->outliers);
+        cli_json_u64(object, "outlier_columns", tensor->outlier_columns);
+    }
     return object;
 }
 

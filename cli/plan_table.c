@@ -47,6 +47,7 @@ static void print_line(const char *name, const char *shape, const sums *s)
 static void print_matrix(const json_t *matrix)
 {
     const json_t *bands = json_object_get(matrix, "bands"), *band;
+    const json_t *outliers = json_object_get(matrix, "outliers");
     uint64_t      rows = integer_of(matrix, "rows");
     sums          all = sum_bands(bands, rows);
     char          name[64], shape[48];
@@ -54,6 +55,13 @@ static void print_matrix(const json_t *matrix)
 
     snprintf(shape, sizeof shape, "%" PRIu64 " x %" PRIu64, rows, integer_of(matrix, "cols"));
     print_line(json_string_value(json_object_get(matrix, "name")), shape, &all);
+    if (outliers) {
+        sums beside = { 0, 0, integer_of(outliers, "bytes") };
+
+        snprintf(name, sizeof name, "  outliers: %" PRIu64 ", columns: %" PRIu64,
+                 integer_of(outliers, "sparse"), integer_of(outliers, "columns"));
+        print_line(name, "", &beside);
+    }
     if (json_array_size(bands) < 2)
         return;
     json_array_foreach(bands, i, band)

@@ -96,6 +96,7 @@ UPG_API upg_status upg_compress_open(const char *checkpoint, const char *output,
     settings.seed = o.seed;
     settings.overwrite = o.overwrite;
     settings.independent = o.independent;
+    settings.without_outliers = o.without_outliers;
     settings.max_file_bytes = o.max_file_bytes;
     settings.listener = c->listener;
     UPG_TRY(find_evaluation(c, checkpoint, &o, &settings.evaluator, err));

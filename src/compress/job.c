@@ -15,7 +15,9 @@
 #include "compress/calibration_text.h"
 #include "compress/encode.h"
 #include "compress/job_report.h"
+#include "compress/outlier_search.h"
 #include "compress/sensitivity.h"
+#include "format/container_layout.h"
 #include "format/container_writer.h"
 
 #define DEFAULT_BITS        3.2
@@ -53,12 +55,18 @@ static upg_status plan_matrices(upg_job *job, upg_error *err)
     if (matrices == NULL || bands == NULL)
         return UPG_E_NOMEM;
     for (uint32_t u = 0; u < job->plan.n_units; n++) {
-        const upg_matrix *matrix = job->plan.units[u].matrix;
-        uint32_t          n_bands = upg_plan_units_of(&job->plan, u);
+        const upg_matrix         *matrix = job->plan.units[u].matrix;
+        const upg_plan_candidate *outliers = upg_plan_outliers_of(&job->plan, u);
+        uint32_t                  n_bands = upg_plan_units_of(&job->plan, u);
 
         matrices[n] =
-            (upg_matrix_plan) { matrix->name, matrix->n_rows, matrix->n_cols, job->settings.seed,
-                                n_bands,      bands + u,      { 0 } };
+            (upg_matrix_plan) { matrix->name,
+                                matrix->n_rows,
+                                matrix->n_cols,
+                                job->settings.seed,
+                                n_bands,
+                                bands + u,
+                                outliers ? outliers->counts : (upg_outlier_counts) { 0 } };
         for (uint32_t b = 0; b < n_bands; b++, u++)
             bands[u] = (upg_band_plan) { job->plan.units[u].n_rows, *job->plan.units[u].code };
     }
@@ -204,6 +212,21 @@ out:
     return st;
 }
 
+/* Candidates for outliers. A page of the budget goes to the names that the header may get. */
+static upg_status find_outliers(upg_job *job, uint64_t *budget, upg_error *err)
+{
+    upg_pool  *pool = NULL;
+    upg_status st = upg_pool_create(threads_of(job), &pool, err);
+
+    if (st == UPG_OK)
+        st = upg_outliers_find(&job->plan, pool, &job->arena, err);
+    upg_pool_close(pool);
+    if (st == UPG_OK && job->plan.n_candidates > 0 &&
+        *budget >= job->plan.code_bytes + UPG_ALIGN_DATA)
+        *budget -= UPG_ALIGN_DATA;
+    return st;
+}
+
 static upg_status write_recipe(upg_job *job, upg_error *err)
 {
     const upg_job_settings *s = &job->settings;
@@ -211,6 +234,7 @@ static upg_status write_recipe(upg_job *job, upg_error *err)
                                        .max_file_bytes = s->max_file_bytes,
                                        .bits_per_parameter = s->bits_per_parameter,
                                        .independent = s->independent,
+                                       .without_outliers = s->without_outliers,
                                        .damping = UPG_DEFAULT_DAMPING,
                                        .plan_windows = plan_windows(job),
                                        .text_bytes = s->calibration.size,
@@ -240,6 +264,8 @@ static upg_status make_plan(upg_job *job, upg_error *err)
     UPG_TRY(code_budget(job, &least, &budget, err));
     if (job->calibration.n_windows > 0)
         UPG_TRY(measure_plan(job, err));
+    if (!job->settings.without_outliers)
+        UPG_TRY(find_outliers(job, &budget, err));
     UPG_TRY(upg_plan_fill(&job->plan, budget, err));
     UPG_TRY(plan_matrices(job, err)); /* again, with the rates chosen */
     UPG_TRY(upg_container_plan_size(&job->file_plan, &job->size, err));
@@ -361,6 +387,21 @@ typedef struct file_sink {
     upg_container_writer *writer;
 } file_sink;
 
+static upg_status write_outliers(upg_container_writer *writer, size_t matrix,
+                                 const upg_outliers *outliers, upg_error *err)
+{
+    upg_outlier_counts counts;
+    upg_buffer         bytes;
+    upg_status         st;
+
+    upg_buffer_init(&bytes, SIZE_MAX / 2);
+    st = upg_outliers_print(outliers, &bytes, &counts, err);
+    if (st == UPG_OK)
+        st = upg_container_write_outliers(writer, matrix, bytes.data, bytes.size, err);
+    upg_buffer_deinit(&bytes);
+    return st;
+}
+
 /* Writes one matrix: upg_encoded_sink.put. */
 static upg_status put_matrix(void *user, const upg_plan_unit *units, uint32_t n_units,
                              const upg_encoded_matrix *encoded, upg_error *err)
@@ -382,6 +423,8 @@ static upg_status put_matrix(void *user, const upg_plan_unit *units, uint32_t n_
     if (st == UPG_OK)
         st = upg_container_write_scales(sink->writer, index, 0, encoded->scales, matrix->n_rows,
                                         err);
+    if (st == UPG_OK && units[0].outliers != NULL)
+        st = write_outliers(sink->writer, index, units[0].outliers, err);
     if (st == UPG_OK) {
         upg_container_set_error(sink->writer, index,
                                 encoded->energy2 > 0 ? encoded->error2 / encoded->energy2 : 0);

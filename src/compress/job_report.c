@@ -37,8 +37,10 @@ static upg_status dump(json_t *value, upg_buffer *json, upg_error *err)
     return st;
 }
 
-static json_t *matrix_json(const upg_plan_unit *units, uint32_t n_units)
+static json_t *matrix_json(const upg_plan_unit *units, uint32_t n_units,
+                           const upg_plan_candidate *outliers)
 {
+    json_t           *object;
     const upg_matrix *m = units[0].matrix;
     json_t           *bands = json_array();
 
@@ -49,8 +51,14 @@ static json_t *matrix_json(const upg_plan_unit *units, uint32_t n_units)
                       (json_int_t)units[u].n_rows, "rate", units[u].code->rate2 / 2.0, "code_bytes",
                       (json_int_t)(sizeof(uint32_t) * upg_plan_unit_words(&units[u])),
                       "predicted_kl", upg_plan_unit_loss(&units[u])));
-    return json_pack("{s:s,s:I,s:I,s:o}", "name", m->name, "rows", (json_int_t)m->n_rows, "cols",
-                     (json_int_t)m->n_cols, "bands", bands);
+    object = json_pack("{s:s,s:I,s:I,s:o}", "name", m->name, "rows", (json_int_t)m->n_rows, "cols",
+                       (json_int_t)m->n_cols, "bands", bands);
+    if (outliers != NULL)
+        json_object_set_new(
+            object, "outliers",
+            json_pack("{s:I,s:I,s:I}", "columns", (json_int_t)outliers->counts.n_columns, "sparse",
+                      (json_int_t)outliers->counts.n_sparse, "bytes", (json_int_t)outliers->bytes));
+    return object;
 }
 
 static double ratio(double numerator, double denominator)
@@ -67,7 +75,8 @@ upg_status upg_job_report_plan(const upg_plan *plan, const upg_container_size *s
     for (uint32_t u = 0; u < plan->n_units;) {
         uint32_t n = upg_plan_units_of(plan, u);
 
-        json_array_append_new(matrices, matrix_json(&plan->units[u], n));
+        json_array_append_new(matrices,
+                              matrix_json(&plan->units[u], n, upg_plan_outliers_of(plan, u)));
         u += n;
     }
     return dump(
@@ -87,6 +96,8 @@ upg_status upg_job_report_recipe(const upg_job_recipe *r, upg_buffer *json, upg_
 
     if (r->bits_per_parameter > 0)
         json_object_set_new(root, "bits_per_parameter", json_real(r->bits_per_parameter));
+    if (r->without_outliers)
+        json_object_set_new(root, "outliers", json_false());
     if (r->max_file_bytes > 0)
         json_object_set_new(root, "max_file_bytes", json_integer((json_int_t)r->max_file_bytes));
     if (r->n_windows == 0)

@@ -24,7 +24,7 @@ typedef struct upg_evaluation {
 typedef struct upg_job_recipe {
     uint64_t seed, max_file_bytes;
     double   bits_per_parameter; /* 0 = not asked for */
-    bool     independent;
+    bool     independent, without_outliers;
     double   damping;
     uint32_t plan_windows;
     /* calibration; n_windows 0 = none, round to nearest */

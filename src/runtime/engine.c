@@ -120,6 +120,10 @@ static void describe_matrix(const upg_matrix *m, upg_tensor_info *info)
     info->bytes = m->bytes;
     info->bits_per_weight = 8.0 * (double)m->bytes / ((double)m->n_rows * m->n_cols);
     info->relative_error = m->relative_error;
+    if (m->kind == UPG_MATRIX_CODED && m->coded->outliers != NULL) {
+        info->outliers = m->coded->outliers->n_sparse;
+        info->outlier_columns = m->coded->outliers->n_columns;
+    }
 }
 
 static void describe_vector(const upg_vector *v, upg_tensor_info *info)
