@@ -9,11 +9,12 @@
 
 typedef struct cli_command {
     const char       *name;
-    const char       *arguments;  /* what stands after the name: "MODEL -p TEXT" */
-    const char       *summary;    /* one line, for `upg help` */
-    const char       *about;      /* paragraphs, for `upg help NAME` */
-    const cli_option *options;    /* ends with an entry without a name */
-    int               n_operands; /* file names and the like: exactly so many */
+    const char       *arguments;         /* what stands after the name: "MODEL -p TEXT" */
+    const char       *summary;           /* one line, for `upg help` */
+    const char       *about;             /* paragraphs, for `upg help NAME` */
+    const cli_option *options;           /* ends with an entry without a name */
+    int               n_operands;        /* file names and the like: exactly so many */
+    bool              operands_optional; /* or none at all: operands[0] is then NULL */
     /** Runs the command; argv[0] is its name. Returns the exit code. */
     int (*run)(const struct cli_command *command, int argc, char **argv);
 } cli_command;
