@@ -7,8 +7,8 @@
 
 #include "base/checked.h"
 
-static atomic_uint_fast64_t n_allocations;             /* statistics only: relaxed */
-static atomic_uint_fast64_t fail_at = UINT64_MAX;      /* count from which on every call fails */
+static atomic_uint_fast64_t n_allocations;        /* statistics only: relaxed */
+static atomic_uint_fast64_t fail_at = UINT64_MAX; /* count from which on every call fails */
 
 void upg_alloc_fail_after(uint64_t successes)
 {
