@@ -12,7 +12,7 @@
 struct upg_arena_block {
     struct upg_arena_block *next;
     size_t                  used, cap;
-    alignas(16) uint8_t     data[];
+    alignas(16) uint8_t data[];
 };
 
 void *upg_arena_alloc(upg_arena *arena, size_t n, size_t size, upg_error *err)
