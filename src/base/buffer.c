@@ -8,7 +8,7 @@
 
 void upg_buffer_init(upg_buffer *buffer, size_t max)
 {
-    *buffer = (upg_buffer){ .max = max };
+    *buffer = (upg_buffer) { .max = max };
 }
 
 /* Makes room for `more` bytes and the NUL. */
@@ -78,5 +78,5 @@ void upg_buffer_clear(upg_buffer *buffer)
 void upg_buffer_deinit(upg_buffer *buffer)
 {
     upg_free(buffer->data);
-    *buffer = (upg_buffer){ .max = buffer->max };
+    *buffer = (upg_buffer) { .max = buffer->max };
 }
