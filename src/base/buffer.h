@@ -1,4 +1,5 @@
-/* buffer.h: a growing byte buffer with a maximum, so that no input can make it grow without bound. */
+/* buffer.h: a growing byte buffer with a maximum, so that no input can make it grow without bound.
+ */
 #ifndef UPG_BASE_BUFFER_H
 #define UPG_BASE_BUFFER_H
 
