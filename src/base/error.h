@@ -9,10 +9,10 @@
 _Static_assert(sizeof(upg_error) == 512, "part of the ABI");
 
 /** Runs an expression that yields a upg_status; on failure jumps to `out` with it in `st`. */
-#define UPG_TRY(expression)                   \
-    do {                                      \
-        if ((st = (expression)) != UPG_OK)    \
-            goto out;                         \
+#define UPG_TRY(expression)                                                                        \
+    do {                                                                                           \
+        if ((st = (expression)) != UPG_OK)                                                         \
+            goto out;                                                                              \
     } while (0)
 
 /** Formats the message into *err (may be NULL) and returns `code`. */
@@ -23,6 +23,7 @@ __attribute__((format(printf, 3, 4))) upg_status upg_fail(upg_error *err, upg_st
 __attribute__((format(printf, 4, 5))) upg_status upg_fail_os(upg_error *err, upg_status code,
                                                              int os_errno, const char *format, ...);
 /** Puts formatted text before the message: the name of the file, tensor or stage. */
-__attribute__((format(printf, 2, 3))) void upg_error_prefix(upg_error *err, const char *format, ...);
+__attribute__((format(printf, 2, 3))) void upg_error_prefix(upg_error *err, const char *format,
+                                                            ...);
 
 #endif
