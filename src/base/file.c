@@ -63,7 +63,7 @@ upg_status upg_map_open(const char *path, upg_map *map, upg_error *err)
     int        fd = -1;
     upg_status st;
 
-    *map = (upg_map){ 0 };
+    *map = (upg_map) { 0 };
     st = open_regular(path, &fd, &size, err);
     if (st != UPG_OK)
         return st;
@@ -77,7 +77,7 @@ upg_status upg_map_open(const char *path, upg_map *map, upg_error *err)
             st = upg_fail_os(err, UPG_E_IO, errno, "cannot map the file");
         } else {
             map->base = base;
-            map->bytes = (upg_span){ base, (size_t)size };
+            map->bytes = (upg_span) { base, (size_t)size };
         }
     }
     close(fd); /* the mapping keeps the file alive */
@@ -88,7 +88,7 @@ void upg_map_close(upg_map *map)
 {
     if (map->base != NULL)
         munmap(map->base, map->bytes.size);
-    *map = (upg_map){ 0 };
+    *map = (upg_map) { 0 };
 }
 
 upg_status upg_file_read(const char *path, upg_buffer *text, upg_error *err)
