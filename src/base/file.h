@@ -33,7 +33,8 @@ bool       upg_file_is_folder(const char *path);
 char *upg_path_join(const char *folder, const char *name, upg_error *err);
 
 typedef struct upg_outfile upg_outfile;
-/** Creates PATH's temporary. Errors: E_EXISTS when PATH is there and !overwrite, E_IO, E_NOSPACE. */
+/** Creates PATH's temporary. Errors: E_EXISTS when PATH is there and !overwrite, E_IO, E_NOSPACE.
+ */
 upg_status upg_outfile_create(const char *path, bool overwrite, upg_outfile **file, upg_error *err);
 /** Writes at an absolute offset; order and gaps are free (gaps read as zeros). */
 upg_status upg_outfile_write_at(upg_outfile *file, uint64_t offset, const void *bytes, size_t size,
