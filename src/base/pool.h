@@ -1,7 +1,7 @@
 /* pool.h: a pool of threads that run one function over many items and meet at a barrier.
  *
- * The caller is one of the workers. Items are claimed dynamically, so that a busy core slows nothing
- * but itself; no result may depend on who ran which item. */
+ * The caller is one of the workers. Items are claimed dynamically, so that a busy core slows
+ * nothing but itself; no result may depend on who ran which item. */
 #ifndef UPG_BASE_POOL_H
 #define UPG_BASE_POOL_H
 
@@ -16,8 +16,8 @@ typedef struct upg_pool upg_pool;
 upg_status upg_pool_create(uint32_t threads, upg_pool **pool, upg_error *err);
 /** Calls run(context, item, worker) for item = 0 … n_items - 1, worker < upg_pool_size, and returns
  * when all are done. Allocates nothing. One caller at a time. */
-void upg_pool_run(upg_pool *pool, size_t n_items,
-                  void (*run)(void *context, size_t item, uint32_t worker), void *context);
+void     upg_pool_run(upg_pool *pool, size_t                                          n_items,
+                      void (*run)(void *context, size_t item, uint32_t worker), void *context);
 uint32_t upg_pool_size(const upg_pool *pool);
 /** Joins the threads. NULL is fine. */
 void upg_pool_close(upg_pool *pool);
