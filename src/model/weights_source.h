@@ -13,7 +13,7 @@
 typedef struct upg_weights_source {
     upg_checkpoint *checkpoint;
     upg_container  *container;
-    void           *memory; /* codes and scales of a synthetic model */
+    void           *memory;                /* codes and scales of a synthetic model */
     upg_map         parts[UPG_PART_COUNT]; /* of a checkpoint: its small files */
     upg_arena       arena;                 /* names, vectors, frequencies, layers */
 } upg_weights_source;
