@@ -260,7 +260,7 @@ static int check_operands(const cli_command *command, int argc, char **argv, cli
     parsed->operands = argv + optind;
     if (n > command->n_operands)
         return cli_usage(command, "unexpected argument \"%s\"", argv[optind + command->n_operands]);
-    if (n < command->n_operands)
+    if (n < command->n_operands && !(n == 0 && command->operands_optional))
         return cli_usage(command, "an argument is missing: upg %s %s", command->name,
                          command->arguments);
     return -1;

@@ -83,6 +83,11 @@ typedef struct upg_model_info {
     double      bits_per_parameter;                   /* 8 * file_bytes / parameters */
     double      ratio_fp32, ratio_source;
     const char *quality_json; /* measured at compression, or "" */
+    /* What one decoded token costs: bytes of weights read (of a separate embedding one row), and of
+     * the KV cache for every token of context, in sessions without kv_int8 and with it;
+     * multiply-adds with weights. A prompt reads the weights once for each batch_tokens tokens. */
+    uint64_t token_bytes, kv_bytes, kv_bytes_int8, token_macs;
+    uint32_t batch_tokens;
 } upg_model_info;
 /** Fills *info; the caller has set struct_size. Strings are borrowed from the model. */
 UPG_FN upg_model_describe(const upg_model *model, upg_model_info *info, upg_error *err);

@@ -71,6 +71,7 @@ UPG_API void upg_model_close(upg_model *model)
 UPG_API upg_status upg_model_describe(const upg_model *model, upg_model_info *info, upg_error *err)
 {
     const upg_weights *w;
+    upg_token_costs    costs;
     upg_model_info     known = { 0 };
     upg_status         st;
 
@@ -91,6 +92,12 @@ UPG_API upg_status upg_model_describe(const upg_model *model, upg_model_info *in
     known.ratio_fp32 = 4.0 * (double)w->n_parameters / (double)w->file_bytes;
     known.ratio_source = (double)w->source_bytes / (double)w->file_bytes;
     known.quality_json = model->quality_json;
+    costs = upg_engine_token_costs(model);
+    known.token_bytes = costs.weight_bytes;
+    known.kv_bytes = costs.kv_bytes;
+    known.kv_bytes_int8 = costs.kv_bytes_int8;
+    known.token_macs = costs.macs;
+    known.batch_tokens = model->max_rows;
     upg_struct_out(&known, sizeof known, info);
 out:
     return st;

@@ -110,6 +110,40 @@ upg_status upg_engine_check_tokens(const upg_model *model, const upg_token *toke
     return UPG_OK;
 }
 
+/* One row of the embedding: of coded rows, the binary rows that its windows reach over. */
+static uint64_t embedding_row_bytes(const upg_matrix *m)
+{
+    if (m->kind == UPG_MATRIX_DENSE)
+        return (uint64_t)m->n_cols * upg_dtype_bytes(m->dtype);
+    return (uint64_t)upg_group_count(m->n_cols) * m->coded->bands[0].code.length * 4 +
+           sizeof(uint16_t);
+}
+
+/* Keys and values of one token in all layers. */
+static uint64_t kv_token_bytes(const upg_model *model, upg_kv_type type)
+{
+    return upg_kv_layout_make(&model->weights->config, type).page_bytes / UPG_PAGE_TOKENS;
+}
+
+upg_token_costs upg_engine_token_costs(const upg_model *model)
+{
+    const upg_weights *w = model->weights;
+    uint32_t           n = upg_weights_matrix_count(w);
+    upg_token_costs    costs = { .weight_bytes = embedding_row_bytes(&w->embed),
+                                 .kv_bytes = kv_token_bytes(model, model->kv_type),
+                                 .kv_bytes_int8 = kv_token_bytes(model, UPG_KV_I8) };
+
+    for (uint32_t i = 0; i <= n; i++) {
+        const upg_matrix *m = i < n ? upg_weights_matrix(w, i) : &w->head;
+
+        if (i == 0 || (i == n && !w->config.tied_embeddings))
+            continue; /* looked up; counted already */
+        costs.weight_bytes += m->bytes;
+        costs.macs += (uint64_t)m->n_rows * m->n_cols;
+    }
+    return costs;
+}
+
 enum { TENSORS_PER_LAYER = 9 };
 
 static void describe_matrix(const upg_matrix *m, upg_tensor_info *info)

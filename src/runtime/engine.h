@@ -85,6 +85,12 @@ bool upg_engine_is_end(const upg_model *model, upg_token token);
 upg_status upg_engine_check_tokens(const upg_model *model, const upg_token *tokens, size_t n,
                                    upg_error *err);
 
+/** What a decoded token costs, as upg_model_info says. */
+typedef struct upg_token_costs {
+    uint64_t weight_bytes, kv_bytes, kv_bytes_int8, macs;
+} upg_token_costs;
+upg_token_costs upg_engine_token_costs(const upg_model *model);
+
 /** Weight tensor `index` in the model's order: embedding, layers, final norm, head. Errors: E_ARG
  * past the last one. */
 upg_status upg_engine_tensor(const upg_model *model, size_t index, upg_tensor_info *info,

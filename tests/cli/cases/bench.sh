@@ -1,8 +1,31 @@
 # The JSON form holds the measured and the limit.
-upg bench micro.upg -n 8 -p 16 -r 5 --json --quiet >result || exit
-json_keys device read_gb_s bytes_per_token decode.median decode.min decode.max decode.limit \
-    decode.share_of_limit prefill.median <result
+upg bench micro.upg -n 8 -p 16 -r 5 -t 1 --json --quiet >result || exit
+json_keys model device load read_gb_s.1 int8_peak int8_peak_by_threads.1 <result
+python3 -c 'import json
+result = json.load(open("result"))
+for case in result["cases"]:
+    reads = result["read_gb_s"][str(case["threads"])]
+    share = case["bytes_per_token"] * case["tok_s"] / reads / 1e9
+    print(case["name"], case["repetitions"], case["min"] <= case["tok_s"] <= case["max"],
+          abs(case["tok_s"] * case["spread"] - case["max"] + case["min"]) < 1e-3 * case["max"],
+          abs(share - case["bandwidth_fraction"]) < 1e-3 * share, "int8_fraction" in case)'
+# Depths and thread counts, in turn; deeper tokens read more: keys and values with their scales.
+upg bench micro.upg -n 4 -p 4 -r 5 -d 0,100 --sweep 1,2 --kv-int8 --json --quiet |
+    python3 -c 'import json, sys
+cases = json.load(sys.stdin)["cases"]
+print(*(case["name"] + ":" + str(case["threads"]) for case in cases))
+print(cases[2]["bytes_per_token"] - cases[0]["bytes_per_token"])'
 printf 'The quick brown fox. %.0s' {1..500} >text.txt
-upg bench micro.upg --tokenizer text.txt -r 5 --json | json_keys tokenizer.median tokenizer.bytes tokenizer.tokens
-upg bench micro.upg -n 8 -p 0 -r 5 --quiet | grep -cE "^(decode|  memory|  share)"
+upg bench micro.upg --tokenizer text.txt -r 5 --json |
+    json_keys tokenizer.median tokenizer.spread tokenizer.bytes tokenizer.tokens
+upg bench micro.upg -n 8 -p 0 -r 5 --quiet | grep -cE "^(device|load|limits|tg8 )"
+upg bench --synthetic phi4-micro:2 -n 4 -p 4 -r 5 -t 2 --quiet | grep -oE "^(tg4|pp4) +2 "
 try upg bench micro.upg -n 2000 --quiet
+try upg bench micro.upg -d 1000 -p 30 --quiet
+try upg bench --synthetic phi5
+try upg bench --synthetic phi4 --max-memory 3G
+try upg bench
+try upg bench micro.upg --synthetic phi4
+try upg bench micro.upg --depth 1,x
+try upg bench micro.upg --sweep 0
+try upg bench micro.upg --sweep 1 -t 1

@@ -59,12 +59,56 @@ static void test_description(void **state)
         fabs(info.bits_per_parameter * (double)info.parameters / 8 - (double)info.file_bytes) < 1);
     assert_true(fabs(info.ratio_fp32 * (double)info.file_bytes / 4 - (double)info.parameters) < 1);
     assert_true(info.ratio_source > 0.9 && info.ratio_source <= 1);
+    /* matrices: bf16, of the embedding one row; two layers of two heads of 16, keys and values */
+    assert_int_equal(info.token_bytes, info.weight_bytes - 2 * 64 * (320 - 1) - 2 * 64 * 5);
+    assert_int_equal(info.token_macs, info.parameters - 64 * 320 - 64 * 5);
+    assert_int_equal(info.kv_bytes, 2 * 2 * 16 * 2 * 2);
+    assert_int_equal(info.kv_bytes_int8, 2 * 2 * (16 + 4) * 2);
+    assert_int_equal(info.batch_tokens, 256);
     assert_null(upg_model_tokenizer(model));
     assert_non_null(strstr(upg_model_program(model), "ATTENTION"));
     info.struct_size = 0;
     MUST_FAIL(UPG_E_ARG, "upg_model_info.struct_size", upg_model_describe(model, &info, err));
     upg_model_close(model);
     upg_model_close(NULL);
+}
+
+/* Synthetic models run as all others do, and are the same for any number of threads. */
+static void test_synthetic(void **state)
+{
+    upg_model_options options = { .struct_size = sizeof options, .device = "cpu", .threads = 1 };
+    upg_model_info    info = { .struct_size = sizeof info };
+    upg_token         prompt[] = { 5, 77, 8000 };
+    upg_token         drawn[2][6];
+    upg_model        *none = NULL;
+
+    (void)state;
+    for (uint32_t i = 0; i < 2; i++) {
+        upg_model   *model = NULL;
+        upg_session *session;
+
+        options.threads = i + 1;
+        MUST(upg_model_open_synthetic("phi4-micro:2", &options, &model, err));
+        MUST(upg_model_describe(model, &info, err));
+        assert_int_equal(info.layers, 2);
+        assert_null(upg_model_tokenizer(model));
+        assert_true(info.token_bytes < info.weight_bytes && info.token_bytes > info.token_macs / 4);
+        session = make_session(model, NULL);
+        MUST(upg_prefill(session, prompt, 3, NULL, err));
+        for (int n = 0; n < 6; n++) {
+            upg_step step = { 0 };
+
+            MUST(upg_decode(&session, 1, &step, err));
+            assert_int_equal(step.status, UPG_OK);
+            drawn[i][n] = step.token;
+        }
+        upg_session_close(session);
+        upg_model_close(model);
+    }
+    assert_memory_equal(drawn[0], drawn[1], sizeof drawn[0]);
+    options.verify = 1;
+    MUST_FAIL(UPG_E_ARG, "no hashes", upg_model_open_synthetic("phi4-micro", &options, &none, err));
+    assert_null(none);
 }
 
 static void test_tensors(void **state)
@@ -221,9 +265,13 @@ static void test_open_without_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_description),           cmocka_unit_test(test_tensors),
-        cmocka_unit_test(test_sampling_defaults),     cmocka_unit_test(test_evaluation),
-        cmocka_unit_test(test_evaluation_by_threads), cmocka_unit_test(test_open_without_memory),
+        cmocka_unit_test(test_description),
+        cmocka_unit_test(test_synthetic),
+        cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_sampling_defaults),
+        cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_evaluation_by_threads),
+        cmocka_unit_test(test_open_without_memory),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
