@@ -212,8 +212,7 @@ out:
     return st;
 }
 
-/* Candidates for outliers. A page of the budget goes to the names that the header may get. */
-static upg_status find_outliers(upg_job *job, uint64_t *budget, upg_error *err)
+static upg_status find_outliers(upg_job *job, upg_error *err)
 {
     upg_pool  *pool = NULL;
     upg_status st = upg_pool_create(threads_of(job), &pool, err);
@@ -221,9 +220,6 @@ static upg_status find_outliers(upg_job *job, uint64_t *budget, upg_error *err)
     if (st == UPG_OK)
         st = upg_outliers_find(&job->plan, pool, &job->arena, err);
     upg_pool_close(pool);
-    if (st == UPG_OK && job->plan.n_candidates > 0 &&
-        *budget >= job->plan.code_bytes + UPG_ALIGN_DATA)
-        *budget -= UPG_ALIGN_DATA;
     return st;
 }
 
@@ -265,8 +261,9 @@ static upg_status make_plan(upg_job *job, upg_error *err)
     if (job->calibration.n_windows > 0)
         UPG_TRY(measure_plan(job, err));
     if (!job->settings.without_outliers)
-        UPG_TRY(find_outliers(job, &budget, err));
-    UPG_TRY(upg_plan_fill(&job->plan, budget, err));
+        UPG_TRY(find_outliers(job, err));
+    /* the names of outliers may cost the header one more page */
+    UPG_TRY(upg_plan_fill_either(&job->plan, budget, UPG_ALIGN_DATA, err));
     UPG_TRY(plan_matrices(job, err)); /* again, with the rates chosen */
     UPG_TRY(upg_container_plan_size(&job->file_plan, &job->size, err));
 out:

@@ -10,6 +10,8 @@ static const struct {
 
 enum { N_RATES = sizeof rates / sizeof rates[0] };
 
+#define LEAST_GAIN 0.99 /* of outliers: the loss with them, relative to that without */
+
 /* KL per parameter at 3 bits, by role. */
 static double role_sensitivity(upg_role role)
 {
@@ -278,4 +280,30 @@ upg_status upg_plan_fill(upg_plan *plan, uint64_t budget_bytes, upg_error *err)
             return UPG_OK;
         sum_up(plan);
     }
+}
+
+upg_status upg_plan_fill_either(upg_plan *plan, uint64_t budget_bytes, uint64_t reserve_bytes,
+                                upg_error *err)
+{
+    uint32_t   n = plan->n_candidates;
+    double     without;
+    upg_status st;
+
+    plan->n_candidates = 0;
+    upg_plan_reset(plan);
+    UPG_TRY(upg_plan_fill(plan, budget_bytes, err));
+    without = plan->predicted_kl;
+    if (n == 0 || budget_bytes < reserve_bytes)
+        return UPG_OK;
+    plan->n_candidates = n;
+    upg_plan_reset(plan);
+    if (plan->code_bytes <= budget_bytes - reserve_bytes)
+        UPG_TRY(upg_plan_fill(plan, budget_bytes - reserve_bytes, err));
+    if (plan->predicted_kl > LEAST_GAIN * without) {
+        upg_plan_reset(plan);
+        plan->n_candidates = 0;
+        UPG_TRY(upg_plan_fill(plan, budget_bytes, err));
+    }
+out:
+    return st;
 }

@@ -65,5 +65,11 @@ void upg_plan_reset(upg_plan *plan);
  * budget_bytes.
  * Errors: E_BUDGET when even the lowest rates do not fit (plan unchanged). */
 upg_status upg_plan_fill(upg_plan *plan, uint64_t budget_bytes, upg_error *err);
+/** From the lowest rates on: as upg_plan_fill, but candidates are dropped all together unless what
+ * is chosen with them under budget_bytes − reserve_bytes has a predicted loss at least 1 % less
+ * than what rates alone reach under budget_bytes: smaller gains are within the error of the
+ * prediction, and outliers cost time too. Errors: as upg_plan_fill. */
+upg_status upg_plan_fill_either(upg_plan *plan, uint64_t budget_bytes, uint64_t reserve_bytes,
+                                upg_error *err);
 
 #endif

@@ -36,7 +36,8 @@ static inline void micro_logits(micro_model *m, upg_weights *weights, float *log
 }
 
 /* Calibration windows from the first part of the default text, evaluation from its end. */
-static inline void micro_open(micro_model *m, uint32_t window, uint32_t n_windows)
+static inline void micro_open_folder(micro_model *m, const char *folder, uint32_t window,
+                                     uint32_t n_windows)
 {
     size_t            cut = upg_default_calibration_size * 4 / 5;
     upg_token_windows eval;
@@ -47,7 +48,7 @@ static inline void micro_open(micro_model *m, uint32_t window, uint32_t n_window
         cut++;
     env_open(&m->env, 2);
     kernels = m->env.kernels;
-    OK(upg_weights_open(UPG_TEST_DATA "/phi4-micro", &m->weights, &err));
+    OK(upg_weights_open(folder, &m->weights, &err));
     vocab = m->weights->config.vocab;
     OK(upg_token_windows_make(m->weights, (upg_span) { upg_default_calibration, cut }, window,
                               n_windows, &m->calibration, &err));
@@ -61,6 +62,11 @@ static inline void micro_open(micro_model *m, uint32_t window, uint32_t n_window
     m->decoded = calloc(upg_weights_matrix_count(m->weights), sizeof *m->decoded);
     assert_true(m->exact && m->decoded);
     micro_logits(m, m->weights, m->exact);
+}
+
+static inline void micro_open(micro_model *m, uint32_t window, uint32_t n_windows)
+{
+    micro_open_folder(m, UPG_TEST_DATA "/phi4-micro", window, n_windows);
 }
 
 static inline void micro_close(micro_model *m)

@@ -156,6 +156,18 @@ static void bought_when_they_pay(void **state)
     assert_ptr_equal(s.units[1].outliers, s.plan.candidates[0].outliers);
     assert_int_equal(s.plan.code_bytes, least + s.plan.candidates[0].bytes);
     assert_true(s.plan.predicted_kl < 0.3 * 2 * 4.07); /* two units of sensitivity 1 at 2 bits */
+    OK(upg_plan_fill_either(&s.plan, least + 4000, 500, &err));
+    assert_non_null(upg_plan_outliers_of(&s.plan, 0));
+    assert_true(s.plan.code_bytes <= least + 3500);
+    OK(upg_plan_fill_either(&s.plan, least + 4000, least + 4001, &err)); /* never fits */
+    assert_null(upg_plan_outliers_of(&s.plan, 0));
+    assert_true(s.plan.code_bytes > least + 3500);
+    s.plan.n_candidates = 1;
+    s.units[0].removed = s.units[1].removed = 0.02; /* a gain of less than one in a hundred */
+    OK(upg_plan_fill_either(&s.plan, least + 4000, 500, &err));
+    assert_null(upg_plan_outliers_of(&s.plan, 0));
+    assert_int_equal(s.plan.n_candidates, 0);
+    s.plan.n_candidates = 1;
     /* hardly anything to gain: rates go first, and there they stay */
     s.units[0].removed = s.units[1].removed = 1e-6;
     upg_plan_reset(&s.plan);
