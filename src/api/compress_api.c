@@ -98,6 +98,7 @@ UPG_API upg_status upg_compress_open(const char *checkpoint, const char *output,
     settings.independent = o.independent;
     settings.without_outliers = o.without_outliers;
     settings.max_file_bytes = o.max_file_bytes;
+    settings.calibration_name = o.calibration;
     settings.listener = c->listener;
     UPG_TRY(find_evaluation(c, checkpoint, &o, &settings.evaluator, err));
     UPG_TRY(upg_job_open(checkpoint, output, &settings, &c->job, err));
