@@ -11,14 +11,15 @@ def test_compress_with_calibration(tmp_path):
     seen = []
     output = tmp_path / "a.upg"
     result = upg.compress(CHECKPOINT, output, bits_per_parameter=3.5, calibration=text,
-                          progress=seen.append)
+                          evaluation=text, evaluation_windows=2, progress=seen.append)
     assert result.file_bytes == output.stat().st_size
     assert 3.3 < 8 * result.weight_bytes / result.parameters <= 3.5
     assert result.ratio_fp32 == pytest.approx(4 * result.parameters / result.file_bytes)
     assert {"plan", "encode"} <= {p.stage for p in seen}
     assert all(p.done <= p.total for p in seen if p.total) and seen[-1].unit
     with upg.Model.open(output) as model:
-        assert model.info.file_bytes == result.file_bytes and model.info.quality
+        assert model.info.file_bytes == result.file_bytes
+        assert model.info.quality["evaluation"]["windows"] == 2
     with pytest.raises(FileExistsError):
         upg.compress(CHECKPOINT, output)
 

@@ -65,6 +65,36 @@ def test_a_forward_pass_equals_the_engine(file, compressed):
     assert np.abs(want - got).max() < 1e-5 * np.abs(want).max()
 
 
+def test_outliers(tmp_path):
+    """A checkpoint with columns and weights that stick out: they come beside the code, and the
+    NumPy pass still equals the engine."""
+    for path in CHECKPOINT.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    raw = bytearray((tmp_path / "model.safetensors").read_bytes())
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:begin])
+    for name, tensor in header.items():
+        if not name.endswith("_proj.weight"):
+            continue
+        first, end = tensor["data_offsets"]
+        w = np.frombuffer(raw, "<u2", (end - first) // 2, begin + first).reshape(tensor["shape"])
+        w[:, 77] += 4 << 7  # bf16: 16 times as large
+        w[::8, 5] += 5 << 7
+    (tmp_path / "model.safetensors").write_bytes(raw)
+    output = tmp_path / "out.upg"
+    upg.compress(tmp_path, output, calibration="")
+    file = reference.read(output)
+    assert file.manifest["features"] == ["outliers"]
+    with upg.Model.open(output, device="ref") as model:
+        found = {t.name: t for t in model.tensors() if t.outliers or t.outlier_columns}
+        assert "model.layers.1.mlp.down_proj.weight" in found
+        tokens = model.tokenize(TEXT)
+        want, got = model.logits(tokens), baseline.logits(file, tokens)
+    assert np.abs(want - got).max() < 1e-5 * np.abs(want).max()
+    upg.compress(tmp_path, output, calibration="", outliers=False, overwrite=True)
+    assert reference.read(output).manifest["features"] == []
+
+
 def test_layer_by_layer_with_a_cache(file):
     """Position by position equals all at once."""
     shape = baseline.Shape.of(json.loads(file.part("config")))

@@ -67,6 +67,9 @@ class Source(Protocol):
     def rotate(self, name: str, x: F32) -> F32:
         """Inputs [n][columns] of that matrix in the rotated basis."""
 
+    def outliers(self, name: str) -> F32 | None:
+        """What is added to that matrix in the original basis, [rows][columns]."""
+
     def dense(self, name: str) -> F32:
         """A norm's weights."""
 
@@ -85,6 +88,10 @@ class Decoding:
         entry = self.file.entry(f"{self.prefix}{name}.weight")
         return rotate(x, int(entry["seed"], 16), entry["block"])
 
+    def outliers(self, name: str) -> F32 | None:
+        added = self.file.outliers(f"{self.prefix}{name}.weight")
+        return None if added is None else added.astype(np.float32)
+
     def dense(self, name: str) -> F32:
         return self.file.dense(f"{self.prefix}{name}.weight")
 
@@ -95,9 +102,13 @@ class Kept:
     def __init__(self, source: Source) -> None:
         self.rotate, self.dense = source.rotate, source.dense
         self.kept = {name: source.matrix(name) for name in MATRICES}
+        self.added = {name: source.outliers(name) for name in MATRICES}
 
     def matrix(self, name: str) -> F32:
         return self.kept[name]
+
+    def outliers(self, name: str) -> F32 | None:
+        return self.added[name]
 
 
 class Random:
@@ -130,6 +141,9 @@ class Random:
 
     def rotate(self, name: str, x: F32) -> F32:
         return rotate(x, 7, 512 if name == "mlp.down_proj" else 1024)
+
+    def outliers(self, name: str) -> F32 | None:
+        return None
 
     def dense(self, name: str) -> F32:
         return np.ones(self.shape.hidden, np.float32)
@@ -178,7 +192,9 @@ def attention(q: F32, cache: Cache, shape: Shape) -> F32:
 def layer(x: F32, source: Source, cache: Cache, shape: Shape) -> F32:
     """One decoder layer on the next n positions: f32 [n][hidden]."""
     def project(name: str, x: F32) -> F32:
-        return source.rotate(name, x) @ source.matrix(name).T
+        y = source.rotate(name, x) @ source.matrix(name).T
+        added = source.outliers(name)
+        return y if added is None else y + x @ added.T
 
     def heads(x: F32, n_heads: int) -> F32:
         return x.reshape(len(x), n_heads, shape.head_dim).transpose(1, 0, 2)

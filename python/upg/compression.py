@@ -33,24 +33,28 @@ class Compression(Closable):
     """A planned compression: `plan` tells what will come, run() does it. compress() is both."""
 
     def __init__(self, checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *,
-                 bits_per_parameter: float = 0.0, calibration: str | os.PathLike[str] | None = None,
+                 bits_per_parameter: float = 0.0, max_file_bytes: int = 0,
+                 calibration: str | os.PathLike[str] | None = None,
                  threads: int = 0, max_memory: int = 0, seed: int = 0, overwrite: bool = False,
-                 independent: bool = False, progress: ProgressCallback | None = None) -> None:
+                 independent: bool = False, evaluation: str | os.PathLike[str] | None = None,
+                 evaluation_windows: int = 0, outliers: bool = True,
+                 progress: ProgressCallback | None = None) -> None:
         """Reads the headers and plans the rates; encodes nothing. Arguments: see compress()."""
         self._hooks = Hooks(progress)
-        text = ffi.NULL
-        if calibration is not None:
-            text = ffi.new("char[]", path_bytes(calibration))
+        texts = [ffi.NULL if text is None else ffi.new("char[]", path_bytes(text))
+                 for text in (calibration, evaluation)]
         options = ffi.new("upg_compress_options *")
         options.struct_size = ffi.sizeof("upg_compress_options")
         try:
             options.bits_per_parameter, options.threads = bits_per_parameter, threads
             options.max_memory, options.seed = max_memory, seed
+            options.evaluation_windows, options.max_file_bytes = evaluation_windows, max_file_bytes
         except (OverflowError, TypeError) as e:
-            raise errors.ArgumentError(f"bits_per_parameter, threads, max_memory, seed: {e}"
-                                       ) from None
-        options.calibration, options.overwrite = text, overwrite
-        options.independent = independent
+            raise errors.ArgumentError("bits_per_parameter, max_file_bytes, threads, max_memory, "
+                                       f"seed, evaluation_windows: {e}") from None
+        options.calibration, options.evaluation = texts
+        options.overwrite, options.independent = overwrite, independent
+        options.without_outliers = not outliers
         self._hooks.fill(options.hooks)
         out, error = ffi.new("upg_compress **"), new_error()
         status = lib.upg_compress_open(path_bytes(checkpoint), path_bytes(output), options, out,
@@ -85,12 +89,17 @@ class Compression(Closable):
 
 
 def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *,
-             bits_per_parameter: float = 0.0, calibration: str | os.PathLike[str] | None = None,
+             bits_per_parameter: float = 0.0, max_file_bytes: int = 0,
+             calibration: str | os.PathLike[str] | None = None,
              threads: int = 0, max_memory: int = 0, seed: int = 0, overwrite: bool = False,
-             independent: bool = False, progress: ProgressCallback | None = None) -> Compressed:
+             independent: bool = False, evaluation: str | os.PathLike[str] | None = None,
+             evaluation_windows: int = 0, outliers: bool = True,
+             progress: ProgressCallback | None = None) -> Compressed:
     """Compresses a Hugging Face checkpoint (safetensors folder) into one .upg file.
 
-    bits_per_parameter  of all weight tensors with scales and padding; 0 = 3.2
+    bits_per_parameter  of all weight tensors with scales and padding; 0 = 3.2, and for models over
+                        1e9 parameters the file <= fp32 / 10 too
+    max_file_bytes      of the whole file; 0 = no bound. Alone it replaces that default
     calibration         a text file; None = the text that ships with upg; "" = none: round to
                         nearest, faster and worse
     threads             0 = one per physical core
@@ -98,14 +107,21 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
     seed                same input, options and seed: same bytes
     overwrite           replace an existing output
     independent         calibrate every layer on the unquantised model alone
+    evaluation          a text file: afterwards the file is compared with the checkpoint on it, and
+                        what comes out stands in ModelInfo.quality; None = no evaluation
+    evaluation_windows  of 512 tokens, evenly spread over that text; 0 = 64
+    outliers            may keep single weights and columns beside the code, where it pays
     progress            gets Progress at most ten times a second; what it raises cancels, and so
                         does Ctrl-C: nothing of the output remains then
 
     Raises NotFoundError, FormatError, UnsupportedError, DataError, ExistsError, NoSpaceError,
     BudgetError (says the least possible), ArgumentError, OutOfMemoryError."""
     with Compression(checkpoint, output, bits_per_parameter=bits_per_parameter,
-                     calibration=calibration, threads=threads, max_memory=max_memory, seed=seed,
-                     overwrite=overwrite, independent=independent, progress=progress) as job:
+                     max_file_bytes=max_file_bytes, calibration=calibration, threads=threads,
+                     max_memory=max_memory, seed=seed, overwrite=overwrite,
+                     independent=independent, evaluation=evaluation,
+                     evaluation_windows=evaluation_windows, outliers=outliers,
+                     progress=progress) as job:
         return job.run()
 
 

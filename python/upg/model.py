@@ -73,13 +73,17 @@ class TensorInfo:
 
     shape            (rows, columns), row-major
     bits_per_weight  scales and outliers included
-    relative_error   |W - W'|^2 / |W|^2 as measured at compression, None when it was not"""
+    relative_error   |W - W'|^2 / |W|^2 as measured at compression, None when it was not
+    outliers, outlier_columns
+                     single weights and columns kept beside the code"""
 
     name: str
     shape: tuple[int, ...]
     bytes: int
     bits_per_weight: float
     relative_error: float | None
+    outliers: int
+    outlier_columns: int
 
 
 class Model(Closable):
@@ -159,7 +163,8 @@ class Model(Closable):
                 check(status, error)
                 info = TensorInfo(string(c.name), tuple(d for d in c.shape if d), c.bytes,
                                   c.bits_per_weight,
-                                  None if c.relative_error < 0 else c.relative_error)
+                                  None if c.relative_error < 0 else c.relative_error,
+                                  c.outliers, c.outlier_columns)
             yield info
             index += 1
 

@@ -182,7 +182,7 @@ class File:
         return {m["name"]: m for m in self.manifest["matrices"]}[name]
 
     def matrix(self, name: str, rotated: bool = False, dtype: Any = np.float32) -> np.ndarray:
-        """A coded matrix: [rows][columns]; `rotated`: as stored, W' of "Rotation"."""
+        """A coded matrix: [rows][columns]; `rotated`: W' of "Rotation" alone, without outliers."""
         m = self.entry(name)
         words, scales = self.tensors[name + ".code"], self.tensors[name + ".scale"]
         w = decode(m["bands"], self.manifest["codes"], words, scales, m["shape"][1], dtype)
@@ -190,9 +190,15 @@ class File:
             return w
         blocks = w.reshape(-1, m["block"]) @ hadamard(m["block"]).astype(dtype)
         w = blocks.reshape(w.shape) * signs(int(m["seed"], 16), w.shape[1])
-        if "outliers" in m:
-            w += outliers(m["outliers"], self.tensors[name + ".outliers"], m["shape"]).astype(dtype)
-        return w
+        extra = self.outliers(name)
+        return w if extra is None else w + extra.astype(dtype)
+
+    def outliers(self, name: str) -> np.ndarray | None:
+        """What "Outliers" adds to a matrix, f64 [rows][columns] in the original basis; or None."""
+        m = self.entry(name)
+        if "outliers" not in m:
+            return None
+        return outliers(m["outliers"], self.tensors[name + ".outliers"], m["shape"])
 
 
 def read(path: str, check: bool = True) -> File:
