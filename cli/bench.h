@@ -16,7 +16,8 @@ typedef struct bench_args {
     uint32_t       decode, prompt, repetitions;
     const char    *depths, *sweep; /* lists, as text */
     const char    *synthetic, *tokenizer;
-    const char    *path; /* of the model; NULL with `synthetic` */
+    const char    *trace; /* file to write */
+    const char    *path;  /* of the model; NULL with `synthetic` */
     bool           kv_int8, json;
     cli_model_args model;
 } bench_args;
@@ -46,6 +47,12 @@ double bench_spread(const bench_series *series);
 
 /** Opens the file or makes the synthetic model, for `threads` threads (0 = the default). */
 upg_status bench_open(const bench_args *args, uint32_t threads, upg_model **model, upg_error *err);
+/** A session for `context` tokens, with what the arguments ask for. */
+upg_status bench_session(upg_model *model, const bench_args *args, uint32_t context,
+                         upg_session **session, upg_error *err);
+/** cli_report, where a wrong --synthetic is the command line's fault. */
+int bench_report(const cli_command *command, const bench_args *args, upg_status status,
+                 const upg_error *err);
 /** Ids that are spread over the vocabulary and equal in every run; free() them. NULL = no memory.
  */
 upg_token *bench_tokens(uint32_t n, uint32_t vocab_size);
@@ -58,6 +65,8 @@ upg_status bench_decode(upg_session *session, uint32_t n, upg_error *err);
 /** Decode and prompts at all depths and thread counts. Returns the exit code. */
 int bench_cases(const cli_command *command, const bench_args *args, const bench_list *depths,
                 const bench_list *threads);
+/** Each op of -n tokens behind `depth` others, into the file of --trace. Returns the exit code. */
+int bench_trace(const cli_command *command, const bench_args *args, uint32_t depth);
 /** The tokenizer on a text. Returns the exit code. */
 int bench_tokenizer(const cli_command *command, const bench_args *args);
 

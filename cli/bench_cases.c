@@ -140,10 +140,9 @@ static uint32_t deepest(const bench_run *run)
 
 static upg_status make_session(stage *s, upg_error *err)
 {
-    const bench_args   *a = s->run->args;
-    uint32_t            depth = deepest(s->run), context = s->info.context_tokens;
-    uint32_t            after = a->decode + BENCH_WARM_UP_TOKENS;
-    upg_session_options options = { .struct_size = sizeof options, .kv_int8 = a->kv_int8 };
+    const bench_args *a = s->run->args;
+    uint32_t          depth = deepest(s->run), context = s->info.context_tokens;
+    uint32_t          after = a->decode + BENCH_WARM_UP_TOKENS;
 
     after = after > a->prompt ? after : a->prompt;
     if (depth > context || after > context - depth)
@@ -151,11 +150,10 @@ static upg_status make_session(stage *s, upg_error *err)
                          "-n %" PRIu32 " or -p %" PRIu32 " behind %" PRIu32
                          " tokens is more than the context of %" PRIu32 " tokens",
                          a->decode, a->prompt, depth, context);
-    options.context_tokens = depth + after;
     s->tokens = bench_tokens(depth + after, s->info.vocab_size);
     if (!s->tokens)
         return cli_error(err, UPG_E_NOMEM, "no memory for %" PRIu32 " tokens", depth + after);
-    return upg_session_create(s->model, &options, &s->session, err);
+    return bench_session(s->model, a, depth + after, &s->session, err);
 }
 
 static upg_status run_depths(stage *s, upg_error *err)
@@ -326,10 +324,8 @@ int bench_cases(const cli_command *command, const bench_args *args, const bench_
         st = run_threads(run, threads->items[i], &err);
     if (st == UPG_E_CANCELLED)
         exit_code = cli_signals_exit_code();
-    else if (st == UPG_E_ARG && args->synthetic) /* its own words list the shapes */
-        exit_code = cli_usage(command, "%s", err.message);
     else if (st != UPG_OK)
-        exit_code = cli_report(command, st, &err);
+        exit_code = bench_report(command, args, st, &err);
     else
         exit_code = args->json ? print_json(command, run) : print_text(run);
     free(run);

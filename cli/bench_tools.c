@@ -50,6 +50,30 @@ upg_status bench_open(const bench_args *args, uint32_t threads, upg_model **mode
     return cli_open_model(args->path, &with_threads, &progress, model, err);
 }
 
+upg_status bench_session(upg_model *model, const bench_args *args, uint32_t context,
+                         upg_session **session, upg_error *err)
+{
+    upg_session_options options = { .struct_size = sizeof options,
+                                    .context_tokens = context,
+                                    .kv_int8 = args->kv_int8 };
+    upg_model_info      info = { .struct_size = sizeof info };
+    upg_status          st = upg_model_describe(model, &info, err);
+
+    if (st == UPG_OK && context > info.context_tokens)
+        st = cli_error(err, UPG_E_CONTEXT,
+                       "%" PRIu32 " tokens are more than the context of %" PRIu32, context,
+                       info.context_tokens);
+    return st == UPG_OK ? upg_session_create(model, &options, session, err) : st;
+}
+
+int bench_report(const cli_command *command, const bench_args *args, upg_status status,
+                 const upg_error *err)
+{
+    if (status == UPG_E_ARG && args->synthetic) /* its own words list the shapes */
+        return cli_usage(command, "%s", err->message);
+    return cli_report(command, status, err);
+}
+
 upg_token *bench_tokens(uint32_t n, uint32_t vocab_size)
 {
     upg_token *tokens = malloc(((size_t)n + 1) * sizeof *tokens);

@@ -56,6 +56,12 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(bench_args, kv_int8),
       .help = "keys and values in 8 bits" },
+    { .name = "trace",
+      .type = CLI_TEXT,
+      .argument = "FILE",
+      .offset = offsetof(bench_args, trace),
+      .help = "writes a timeline of each op of -n tokens instead, in\n"
+              "Chrome's trace format, and prints what each kind takes" },
     { .name = "tokenizer",
       .type = CLI_TEXT,
       .argument = "FILE",
@@ -146,6 +152,8 @@ static int check(const cli_command *command, const bench_args *args)
         return cli_usage(command, "--tokenizer with --synthetic: such a model has no tokenizer");
     if (args->synthetic && args->model.check)
         return cli_usage(command, "--check with --synthetic: such a model has no checksums");
+    if (args->trace && (args->decode == 0 || args->sweep || args->tokenizer))
+        return cli_usage(command, "--trace takes neither -n 0 nor --sweep nor --tokenizer");
     if (args->decode == 0 && args->prompt == 0 && !args->tokenizer)
         return cli_usage(command, "-n 0 with -p 0 leaves nothing to measure");
     return -1;
@@ -168,6 +176,8 @@ static int run(const cli_command *command, int argc, char **argv)
         return bench_tokenizer(command, &args);
     if (exit_code < 0)
         exit_code = read_lists(command, &args, &depths, &threads);
+    if (exit_code < 0 && args.trace)
+        return bench_trace(command, &args, depths.items[0]);
     return exit_code < 0 ? bench_cases(command, &args, &depths, &threads) : exit_code;
 }
 

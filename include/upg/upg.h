@@ -235,6 +235,17 @@ typedef struct upg_step {
 /** One token for each of n sessions of ONE model, in one pass over the weights; no allocation.
  * Fails as a whole only with E_ARG, E_BUSY, E_DEVICE_LOST. */
 UPG_FN upg_decode(upg_session *const *sessions, size_t n, upg_step *steps, upg_error *err);
+typedef struct upg_op_time {
+    const char *op;               /* its name, as in upg_model_program; static */
+    uint32_t    layer;            /* past the last layer: the number of layers */
+    uint64_t    begin_ns, end_ns; /* of a clock that never goes back */
+    uint64_t    bytes;            /* of weights and, for attention, of the cache that it reads */
+} upg_op_time;
+/** upg_decode for one session, telling what each op of the pass took; *n = 0 when no pass was
+ * needed or the step failed. Errors: as upg_decode; E_UNSUPPORTED (the device runs a token as a
+ * whole; nothing is decoded), E_BUFFER (*n is the number of ops; nothing is decoded), E_NOMEM. */
+UPG_FN upg_decode_timed(upg_session *session, upg_step *step, upg_op_time *times, size_t cap,
+                        size_t *n, upg_error *err);
 /** f32 [vocab_size], borrowed until the next call on `session`. E_STATE without keep_logits, and
  * when there are none: before the first token and after a rewind. */
 UPG_FN upg_session_logits(const upg_session *session, const float **logits, upg_error *err);

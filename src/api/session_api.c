@@ -222,6 +222,26 @@ UPG_API upg_status upg_decode(upg_session *const *sessions, size_t n, upg_step *
     return st;
 }
 
+UPG_API upg_status upg_decode_timed(upg_session *session, upg_step *step, upg_op_time *times,
+                                    size_t cap, size_t *n, upg_error *err)
+{
+    upg_status st;
+
+    if (!n)
+        return upg_fail(err, UPG_E_ARG, "n is NULL");
+    *n = 0;
+    st = check_steps(&session, 1, step, err);
+    if (st == UPG_OK && !times && cap > 0)
+        st = upg_fail(err, UPG_E_ARG, "times is NULL, cap is %zu", cap);
+    if (st != UPG_OK)
+        return st;
+    if (!take(session))
+        return busy(err);
+    st = upg_session_step_timed(session, step, times, cap, n, err);
+    give(session);
+    return st;
+}
+
 UPG_API upg_status upg_session_logits(const upg_session *session, const float **logits,
                                       upg_error *err)
 {

@@ -34,12 +34,16 @@ typedef struct upg_batch {
     const upg_batch_row *rows;
     const upg_kv_layout *kv_layout;
     const atomic_bool   *cancel; /* may be NULL; looked at before every op */
+    /* NULL, or [n_ops + 1]: when the first op began and when each ended, by upg_now_ns. Only for
+     * classes with times_ops. */
+    uint64_t *op_ns;
 } upg_batch;
 
 typedef struct upg_backend upg_backend;
 
 typedef struct upg_backend_class {
-    const char *name; /* "ref", "cpu" */
+    const char *name;      /* "ref", "cpu" */
+    bool        times_ops; /* fills upg_batch.op_ns */
     /** Checks that it has every op, allocates scratch. Errors: E_UNSUPPORTED (names the op or the
      * layout), E_NOMEM, E_DEVICE. */
     upg_status (*create)(const upg_program *program, const upg_backend_options *options,

@@ -68,7 +68,11 @@ upg_status upg_engine_run(upg_model *model, uint32_t n_rows, const upg_kv_layout
                           const atomic_bool *cancel, upg_error *err)
 {
     upg_batch batch = {
-        .n_rows = n_rows, .rows = model->rows, .kv_layout = layout, .cancel = cancel
+        .n_rows = n_rows,
+        .rows = model->rows,
+        .kv_layout = layout,
+        .cancel = cancel,
+        .op_ns = model->op_ns,
     };
     upg_status st;
 
@@ -130,6 +134,7 @@ upg_token_costs upg_engine_token_costs(const upg_model *model)
     const upg_weights *w = model->weights;
     uint32_t           n = upg_weights_matrix_count(w);
     upg_token_costs    costs = { .weight_bytes = embedding_row_bytes(&w->embed),
+                                 .embedding_row_bytes = embedding_row_bytes(&w->embed),
                                  .kv_bytes = kv_token_bytes(model, model->kv_type),
                                  .kv_bytes_int8 = kv_token_bytes(model, UPG_KV_I8) };
 

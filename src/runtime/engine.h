@@ -49,7 +49,8 @@ struct upg_model {
     pthread_mutex_t   lock;
     bool              unchecked; /* weights are to be checked before the first pass */
     upg_backend      *backend;
-    upg_batch_row    *rows; /* [max_rows] */
+    upg_batch_row    *rows;  /* [max_rows] */
+    uint64_t         *op_ns; /* NULL, or where the next run says when its ops ended; borrowed */
     upg_sampler_space space;
 };
 
@@ -87,7 +88,7 @@ upg_status upg_engine_check_tokens(const upg_model *model, const upg_token *toke
 
 /** What a decoded token costs, as upg_model_info says. */
 typedef struct upg_token_costs {
-    uint64_t weight_bytes, kv_bytes, kv_bytes_int8, macs;
+    uint64_t weight_bytes, embedding_row_bytes, kv_bytes, kv_bytes_int8, macs;
 } upg_token_costs;
 upg_token_costs upg_engine_token_costs(const upg_model *model);
 

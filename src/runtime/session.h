@@ -32,6 +32,7 @@ struct upg_session {
     uint64_t     dropped; /* tokens that shifts have removed: with length the draw's position */
     float       *logits;  /* f32 [vocab] */
     bool         logits_valid, keep_logits, shift_when_full;
+    uint64_t    *op_ns;      /* NULL, or [n_ops + 1]: for the pass of the running step */
     upg_error    last_error; /* of the last step that was not UPG_OK */
     atomic_bool  cancel;     /* set by anyone; relaxed: nothing else is passed with it */
     atomic_bool  in_use;     /* acquire when taken, release when given back: api/ */
@@ -62,6 +63,10 @@ upg_status upg_session_append(upg_session *session, const upg_token *tokens, siz
 /** upg_decode; sessions are distinct and of one model, the steps' inputs are checked. */
 upg_status upg_session_step(upg_session *const *sessions, size_t n, upg_step *steps,
                             upg_error *err);
+
+/** upg_decode_timed; times [cap]. */
+upg_status upg_session_step_timed(upg_session *session, upg_step *step, upg_op_time *times,
+                                  size_t cap, size_t *n, upg_error *err);
 
 /* ---- between session_append.c and session_step.c -----------------------------------------------
  */

@@ -119,7 +119,9 @@ static upg_status run_rows(const pass *p, uint32_t first, uint32_t n, upg_error 
 
         m->rows[i] = (upg_batch_row) { s->tokens[s->length], s->length, &s->cache.view, s->logits };
     }
+    m->op_ns = n == 1 ? leader->op_ns : NULL;
     st = upg_engine_run(m, n, &leader->cache.layout, n == 1 ? &leader->cancel : NULL, err);
+    m->op_ns = NULL;
     upg_engine_unlock(m);
     return st;
 }

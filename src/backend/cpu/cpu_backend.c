@@ -5,6 +5,7 @@
 
 #include "backend/rotary.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/cpu.h"
 
 static cpu_backend *cpu_of(upg_backend *backend)
@@ -105,6 +106,8 @@ static upg_status run_batch(upg_backend *backend, const upg_batch *batch, upg_er
     atomic_store_explicit(&b->bad, false, memory_order_relaxed);
     upg_cpu_find_groups(b, batch);
     find_angles(b, batch);
+    if (batch->op_ns != NULL)
+        batch->op_ns[0] = upg_now_ns();
     for (uint32_t i = 0; i < b->program->n_ops; i++) {
         const upg_op *op = &b->program->ops[i];
 
@@ -112,6 +115,8 @@ static upg_status run_batch(upg_backend *backend, const upg_batch *batch, upg_er
             return upg_fail(err, UPG_E_CANCELLED, "cancelled before op %u of %u", i,
                             b->program->n_ops);
         upg_cpu_run_op(b, op, batch);
+        if (batch->op_ns != NULL)
+            batch->op_ns[i + 1] = upg_now_ns();
         if (atomic_load_explicit(&b->bad, memory_order_relaxed))
             return upg_fail(err, UPG_E_DATA,
                             "op %s of layer %u met a value that is NaN or infinite: are the "
@@ -132,6 +137,7 @@ static uint64_t backend_memory(const upg_backend *backend)
 }
 
 const upg_backend_class upg_backend_cpu = { .name = "cpu",
+                                            .times_ops = true,
                                             .create = create_backend,
                                             .run = run_batch,
                                             .describe = describe_backend,

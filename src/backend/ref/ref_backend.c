@@ -3,6 +3,7 @@
 
 #include "backend/ref/ref.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 
 static const upg_ref_op ops[UPG_OP_COUNT] = {
     [UPG_OP_EMBED] = upg_ref_embed,       [UPG_OP_NORM_PREPARE] = upg_ref_norm_prepare,
@@ -165,6 +166,8 @@ static upg_status run_ref(upg_backend *backend, const upg_batch *batch, upg_erro
     upg_status st;
 
     UPG_TRY(check_batch(ref, batch, err));
+    if (batch->op_ns)
+        batch->op_ns[0] = upg_now_ns();
     for (uint32_t i = 0; i < ref->program->n_ops; i++) {
         const upg_op *op = &ref->program->ops[i];
 
@@ -172,6 +175,8 @@ static upg_status run_ref(upg_backend *backend, const upg_batch *batch, upg_erro
             return upg_fail(err, UPG_E_CANCELLED, "cancelled before op %u", i);
         UPG_TRY(ops[op->code](ref, op, batch, err));
         observe(ref, op, batch->n_rows);
+        if (batch->op_ns)
+            batch->op_ns[i + 1] = upg_now_ns();
     }
 out:
     return st;
@@ -197,6 +202,7 @@ void upg_ref_observe(upg_backend *backend, upg_ref_observer observer, void *cont
 
 const upg_backend_class upg_backend_ref = {
     .name = "ref",
+    .times_ops = true,
     .create = create_ref,
     .run = run_ref,
     .describe = describe_ref,

@@ -29,3 +29,14 @@ try upg bench micro.upg --synthetic phi4
 try upg bench micro.upg --depth 1,x
 try upg bench micro.upg --sweep 0
 try upg bench micro.upg --sweep 1 -t 1
+# A timeline of two tokens: each op, and its sum by kinds.
+upg bench micro.upg --trace trace.json -n 2 -t 1 --json | json_keys tokens us_per_token ops.0.op ops.0.share ops.0.gb_s
+python3 -c 'import json
+events = json.load(open("trace.json"))["traceEvents"]
+tokens = [e for e in events if e["name"] == "token"]
+ops = [e for e in events if e["tid"] == 2]
+print(len(tokens), len(ops), ops[0]["name"], ops[-1]["name"], sorted({e["args"]["layer"] for e in ops}))
+print(all(e["ph"] == "X" and e["dur"] >= 0 for e in events), ops[-1]["ts"] + ops[-1]["dur"] > ops[0]["ts"])'
+upg bench micro.upg --trace trace.json -n 2 -t 1 | head -1
+try upg bench micro.upg --trace missing/trace.json -n 2
+try upg bench micro.upg --trace trace.json -n 0
