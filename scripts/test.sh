@@ -97,5 +97,9 @@ if [ "${UPG_ARM:-1}" = 1 ]; then
     scripts/test_arm.sh
 fi
 
+step "Python: wheel, types, tests"
+CMAKE_BUILD_PARALLEL_LEVEL=$jobs scripts/test_python.sh "$build"
+
 step "All tests"
-ctest --test-dir "$build/gcc" -j "$jobs" --output-on-failure
+# With that environment's NumPy, so that no test is left out for the lack of it.
+UPG_PYTHON=$PWD/$build/python/venv/bin/python ctest --test-dir "$build/gcc" -j "$jobs" --output-on-failure
