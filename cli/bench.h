@@ -67,6 +67,8 @@ int bench_cases(const cli_command *command, const bench_args *args, const bench_
                 const bench_list *threads);
 /** Each op of -n tokens behind `depth` others, into the file of --trace. Returns the exit code. */
 int bench_trace(const cli_command *command, const bench_args *args, uint32_t depth);
+/** Every kernel of every ISA. Returns the exit code. */
+int bench_kernels(const cli_command *command, const bench_args *args, const bench_list *threads);
 /** The tokenizer on a text. Returns the exit code. */
 int bench_tokenizer(const cli_command *command, const bench_args *args);
 

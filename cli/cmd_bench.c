@@ -176,6 +176,8 @@ static int run(const cli_command *command, int argc, char **argv)
         return bench_tokenizer(command, &args);
     if (exit_code < 0)
         exit_code = read_lists(command, &args, &depths, &threads);
+    if (exit_code < 0 && args.path && strcmp(args.path, "kernels") == 0)
+        return bench_kernels(command, &args, &threads);
     if (exit_code < 0 && args.trace)
         return bench_trace(command, &args, depths.items[0]);
     return exit_code < 0 ? bench_cases(command, &args, &depths, &threads) : exit_code;
@@ -183,12 +185,13 @@ static int run(const cli_command *command, int argc, char **argv)
 
 const cli_command cli_bench = {
     .name = "bench",
-    .arguments = "MODEL [options]",
+    .arguments = "MODEL | kernels [options]",
     .summary = "measures decode, prompt and tokenizer speed",
     .about = "Measures how many tokens a second the model decodes (tg) and reads (pp), each\n"
              "several times: median, least and most, beside the machine's limits, measured in\n"
              "turn with them: of read bandwidth by bytes read for a token, of the int8 peak by\n"
-             "multiply-adds.",
+             "multiply-adds. `upg bench kernels` lists the inner loops instead, for every\n"
+             "instruction set of this machine (a file of that name is ./kernels).",
     .options = options,
     .n_operands = 1,
     .operands_optional = true,

@@ -304,7 +304,18 @@ UPG_API double upg_probe_reads(upg_probe *probe);
 /** int8 multiply-adds by all threads together, on registers, by the best instruction there is; 1e9
  * a second. */
 UPG_API double upg_probe_int8(upg_probe *probe);
-UPG_API void   upg_probe_close(upg_probe *probe);
+typedef struct upg_kernel_speed {
+    size_t      struct_size;
+    const char *kernel, *isa, *what; /* "bitdot", "avx2", what it works on */
+    const char *unit, *limit;        /* of the rates; what limits it: "reads", "int8 peak" */
+    double      rate, limit_rate;    /* medians */
+    double      fraction;            /* median of rate / limit, measured in turn */
+} upg_kernel_speed;
+/** Measures inner loop `index` of the library, for each instruction set that this machine has, with
+ * the probe's threads; takes about a second. Strings are static. Errors: E_ARG past the last one,
+ * E_NOMEM. */
+UPG_FN upg_probe_kernel(upg_probe *probe, size_t index, upg_kernel_speed *speed, upg_error *err);
+UPG_API void upg_probe_close(upg_probe *probe);
 
 /* ---- compress and verify -------------------------------------------------------------------- */
 typedef struct upg_compress upg_compress; /* a job */

@@ -1,5 +1,6 @@
 /* machine_api.c: upg_machine_describe, upg_probe_*. */
 #include "api/struct_options.h"
+#include "runtime/kernel_speed.h"
 #include "runtime/machine.h"
 #include "runtime/probe.h"
 
@@ -39,6 +40,21 @@ UPG_API double upg_probe_reads(upg_probe *probe)
 UPG_API double upg_probe_int8(upg_probe *probe)
 {
     return probe ? upg_probe_int8_pass(probe) : 0;
+}
+
+UPG_API upg_status upg_probe_kernel(upg_probe *probe, size_t index, upg_kernel_speed *speed,
+                                    upg_error *err)
+{
+    upg_kernel_speed known = { 0 };
+    upg_status       st;
+
+    if (!probe)
+        return upg_fail(err, UPG_E_ARG, "probe is NULL");
+    UPG_TRY(upg_struct_check(speed, "upg_kernel_speed", err));
+    UPG_TRY(upg_kernel_speed_measure(probe, index, &known, err));
+    upg_struct_out(&known, sizeof known, speed);
+out:
+    return st;
 }
 
 UPG_API void upg_probe_close(upg_probe *probe)

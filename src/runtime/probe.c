@@ -6,12 +6,12 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/cpu.h"
-#include "base/pool.h"
 #include "base/system.h"
 #include "kernels/int8_peak.h"
+#include "runtime/probe_impl.h"
 
 #define BUFFER_BYTES ((size_t)512 << 20) /* larger caches than 256 MiB are not known */
-#define PART_BYTES   ((size_t)1 << 20)   /* one item of the pool */
+#define PART_BYTES   UPG_PROBE_PART_BYTES
 
 enum { PEAK_PARTS = 16, CALIBRATION_ROUNDS = 20000, PEAK_NS = 50000000 };
 
@@ -131,6 +131,16 @@ double upg_probe_int8_pass(upg_probe *p)
 uint32_t upg_probe_thread_count(const upg_probe *p)
 {
     return upg_pool_size(p->pool);
+}
+
+upg_span upg_probe_buffer(const upg_probe *p)
+{
+    return (upg_span) { p->buffer, p->n_parts * PART_BYTES };
+}
+
+upg_pool *upg_probe_pool(upg_probe *p)
+{
+    return p->pool;
 }
 
 void upg_probe_free(upg_probe *p)
