@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/system.h"
 
 static atomic_uint_fast64_t n_allocations;        /* statistics only: relaxed */
 static atomic_uint_fast64_t fail_at = UINT64_MAX; /* count from which on every call fails */
@@ -33,7 +34,9 @@ static bool may_allocate(void)
 
 static void *report(void *memory, uint64_t bytes, upg_error *err)
 {
-    if (memory == NULL)
+    if (memory != NULL)
+        upg_system_large_pages(memory, (size_t)bytes);
+    else
         (void)upg_fail(err, UPG_E_NOMEM, "out of memory: %llu bytes were asked for",
                        (unsigned long long)bytes);
     return memory;
@@ -78,9 +81,10 @@ void *upg_alloc_aligned(size_t bytes, upg_error *err)
     if (upg_round_up_u64(bytes == 0 ? 1 : bytes, 64, &rounded) && rounded <= PTRDIFF_MAX &&
         may_allocate())
         memory = aligned_alloc(64, (size_t)rounded);
+    memory = report(memory, bytes, err);
     if (memory != NULL)
         memset(memory, 0, (size_t)rounded);
-    return report(memory, bytes, err);
+    return memory;
 }
 
 char *upg_strndup(const char *text, size_t bytes, upg_error *err)

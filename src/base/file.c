@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/system.h"
 
 static atomic_uint_fast64_t n_calls;
 static atomic_uint_fast64_t fail_at = UINT64_MAX;
@@ -76,6 +77,7 @@ upg_status upg_map_open(const char *path, upg_map *map, upg_error *err)
         if (base == MAP_FAILED) {
             st = upg_fail_os(err, UPG_E_IO, errno, "cannot map the file");
         } else {
+            upg_system_large_pages(base, (size_t)size);
             map->base = base;
             map->bytes = (upg_span) { base, (size_t)size };
         }

@@ -10,5 +10,8 @@
 void upg_system_memory(uint64_t *total, uint64_t *available);
 /** The first GPU's name as its driver tells it, "" without one. */
 void upg_system_gpu(char *text, size_t cap);
+/** Asks for large pages under memory that will be read again and again: the processor then walks
+ * fewer page tables. Where the system has none, or not for this memory, nothing changes. */
+void upg_system_large_pages(void *memory, size_t bytes);
 
 #endif
