@@ -14,11 +14,14 @@
 
 static const upg_kv_layout layout = { UPG_KV_F16, 1, 1, 8, 1024, 2048 };
 
+/* A class without pages of its own: they lie in host memory. */
+static const upg_kv_memory host = { &upg_backend_ref, NULL };
+
 static upg_kv_cache make(uint32_t n_tokens)
 {
     upg_kv_cache cache;
 
-    assert_int_equal(upg_kv_cache_init(&cache, &layout, n_tokens, NULL), UPG_OK);
+    assert_int_equal(upg_kv_cache_init(&cache, &layout, host, n_tokens, NULL), UPG_OK);
     return cache;
 }
 
