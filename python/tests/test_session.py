@@ -206,6 +206,15 @@ def test_evaluate(model, oracle):
         model.evaluate(ids[:100])
 
 
+def test_synthetic():
+    with upg.Model.synthetic("phi4-micro:2", device="cpu") as model:
+        assert model.info.layers == 2 and model.logits([1, 2, 3]).shape == (3, 8192)
+        with pytest.raises(upg.NotFoundError, match="tokenizer"):
+            model.tokenize("a")
+    with pytest.raises(upg.ArgumentError, match="phi4-nano"):
+        upg.Model.synthetic("phi5")
+
+
 def test_machine():
     machine = upg.machine()
     assert machine.cores >= 1 and machine.read_gb_s_1 > 0.1 and machine.memory_total > 1 << 28

@@ -117,6 +117,24 @@ class Model(Closable):
         The file is mapped: it must not change while the model is open.
         Raises NotFoundError, FormatError, VersionError, CorruptError, DataError,
         UnsupportedError (architecture), BudgetError, DeviceError."""
+        return cls._open(lib.upg_model_open, path_bytes(path), device, threads, verify, max_memory,
+                         progress)
+
+    @classmethod
+    def synthetic(cls, shape: str, *, device: str | None = None, threads: int = 0,
+                  max_memory: int = 0) -> Model:
+        """A model with random weights in memory, to measure speed without a file; it has no
+        tokenizer.
+
+        shape  "phi4" (5.86 GB), "phi4-nano", "phi4-micro"; "phi4:4" has four layers
+
+        Raises ArgumentError (lists the shapes), BudgetError (says what would fit), DeviceError."""
+        return cls._open(lib.upg_model_open_synthetic, path_bytes(shape), device, threads, "header",
+                         max_memory, None)
+
+    @classmethod
+    def _open(cls, function: Any, what: bytes, device: str | None, threads: int, verify: str,
+              max_memory: int, progress: ProgressCallback | None) -> Model:
         levels = {"header": 0, "lazily": 1, "now": 2}
         if verify not in levels:
             raise errors.ArgumentError(f"verify is {verify!r}: one of {', '.join(levels)}")
@@ -130,7 +148,7 @@ class Model(Closable):
             raise errors.ArgumentError(f"threads, max_memory: {e}") from None
         hooks.fill(options.hooks)
         out, error = ffi.new("upg_model **"), new_error()
-        status = lib.upg_model_open(path_bytes(path), options, out, error)
+        status = function(what, options, out, error)
         model = cls(Handle("model", out[0], lib.upg_model_close)) if out[0] else None
         hooks.check(status, error)
         assert model
