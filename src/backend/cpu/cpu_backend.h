@@ -34,8 +34,8 @@ typedef struct cpu_piece {
     const upg_band   *band;       /* NULL: dense */
     uint32_t          which;      /* index of the matrix in the op */
     uint32_t          begin, end; /* bits: blocks of the band; tiles: rows of band or matrix */
-    /* bits: the rows whose windows lie in these blocks; [gap, row0) spans two pieces and is
-     * computed after the region */
+    /* bits: the rows whose windows lie in these blocks; the windows of [gap, row0) begin in the
+     * piece before */
     uint32_t gap, row0, row1;
     size_t   u_offset; /* bits: where the band's u begins */
 } cpu_piece;
@@ -44,7 +44,14 @@ typedef struct cpu_piece {
 typedef struct cpu_plan {
     uint32_t   n_bits, n_tiles;
     cpu_piece *bits, *tiles;
+    uint32_t *shares; /* [threads + 1]: thread t begins with bits shares[t] … shares[t + 1] − 1 */
+    atomic_uint *sides; /* [n_bits]: how many of a gap's two pieces are done; counts on for ever */
 } cpu_plan;
+
+/* What is left of a thread's share: it takes from the front, idle threads from the back. */
+typedef struct cpu_share {
+    _Alignas(64) atomic_uint_fast64_t left; /* begin << 32 | end */
+} cpu_share;
 
 /* A slot of the program for max_rows rows. */
 typedef struct cpu_slot {
@@ -93,9 +100,10 @@ typedef struct cpu_backend {
     const float       *embed_signs; /* f32 [hidden]: of a coded embedding, or NULL */
     cpu_worker        *workers;     /* [threads] */
     /* Results of an op's matrices before its epilogue. */
-    float  *scratch[2]; /* f32 [max_rows][scratch_stride] */
-    size_t  scratch_stride;
-    float **outputs[3]; /* [max_rows]: where each matrix of the running op stores a row */
+    float     *scratch[2]; /* f32 [max_rows][scratch_stride] */
+    size_t     scratch_stride;
+    float    **outputs[3]; /* [max_rows]: where each matrix of the running op stores a row */
+    cpu_share *shares;     /* [threads], of the running op */
     /* Few rows: what bitdot reads, and its results. */
     uint8_t *prepared; /* [CPU_FEW_ROWS][prepared_stride] */
     int32_t *u;        /* [CPU_FEW_ROWS][u_stride] */

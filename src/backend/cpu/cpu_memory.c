@@ -217,8 +217,7 @@ static void measure_op(const cpu_backend *b, uint32_t op, extent *e)
     for (uint32_t i = 0; i < plan->n_bits; i++) {
         const cpu_piece *p = &plan->bits[i];
 
-        e->result = p->row1 - p->row0 > e->result ? p->row1 - p->row0 : e->result;
-        e->result = p->row0 - p->gap > e->result ? p->row0 - p->gap : e->result;
+        e->result = p->row1 - p->gap > e->result ? p->row1 - p->gap : e->result;
     }
 }
 

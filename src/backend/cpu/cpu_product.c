@@ -32,13 +32,12 @@ static void finish_rows(const product *p, const cpu_piece *piece, uint32_t row0,
         out[r] += result[r];
 }
 
-static void run_piece(void *context, size_t item, uint32_t worker)
+/* The bits of a piece times all rows. */
+static void dot_piece(const product *p, const cpu_piece *piece)
 {
-    const product   *p = context;
-    cpu_backend     *b = p->b;
-    const cpu_piece *piece = &p->plan->bits[item];
-    const upg_band  *band = piece->band;
-    uint32_t         n_cols = piece->matrix->n_cols;
+    cpu_backend    *b = p->b;
+    const upg_band *band = piece->band;
+    uint32_t        n_cols = piece->matrix->n_cols;
 
     for (uint32_t block = piece->begin; block < piece->end; block++)
         for (uint32_t i = 0; i < p->n; i++)
@@ -46,8 +45,74 @@ static void run_piece(void *context, size_t item, uint32_t worker)
                 upg_group_count(n_cols), upg_block_rows(band->n_binary, block),
                 band->bits + upg_block_offset(block, n_cols), b->prepared + i * b->prepared_stride,
                 b->u + i * b->u_stride + piece->u_offset + (size_t)block * UPG_BLOCK_ROWS);
-    for (uint32_t i = 0; i < p->n && piece->row0 < piece->row1; i++)
-        finish_rows(p, piece, piece->row0, piece->row1, i, b->workers[worker].result);
+}
+
+static void finish_all(const product *p, const cpu_piece *piece, uint32_t row0, uint32_t row1,
+                       uint32_t worker)
+{
+    for (uint32_t i = 0; i < p->n && row0 < row1; i++)
+        finish_rows(p, piece, row0, row1, i, p->b->workers[worker].result);
+}
+
+/* One of the two pieces at a gap is done, the one before it or the one that it belongs to. Whoever
+ * says so second has both, and computes the rows between. */
+static void reach_gap(const product *p, uint32_t index, uint32_t worker)
+{
+    const cpu_piece *piece = &p->plan->bits[index];
+
+    if (index == p->plan->n_bits || piece->gap == piece->row0)
+        return;
+    /* release and acquire; pairs with itself: the other side's u is visible to the second */
+    if (atomic_fetch_add_explicit(&p->plan->sides[index], 1, memory_order_acq_rel) % 2 == 1)
+        finish_all(p, piece, piece->gap, piece->row0, worker);
+}
+
+/* Takes the first or the last piece of what is left of a share; false when nothing is. */
+static bool take(cpu_share *share, bool first, uint32_t *index)
+{
+    /* Relaxed: the pool's barriers order the pieces' data. */
+    uint64_t left = atomic_load_explicit(&share->left, memory_order_relaxed), rest;
+
+    do {
+        uint32_t begin = (uint32_t)(left >> 32), end = (uint32_t)left;
+
+        if (begin == end)
+            return false;
+        *index = first ? begin : end - 1;
+        rest = first ? left + (UINT64_C(1) << 32) : left - 1;
+    } while (!atomic_compare_exchange_weak_explicit(&share->left, &left, rest, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
+}
+
+static bool take_any(const product *p, size_t own, uint32_t *index)
+{
+    bool taken = take(&p->b->shares[own], true, index);
+
+    for (uint32_t t = 1; !taken && t < p->b->threads; t++)
+        taken = take(&p->b->shares[(own + t) % p->b->threads], false, index);
+    return taken;
+}
+
+/* Item: a share, then what others have left. Pieces that follow each other have no gap. */
+static void run_share(void *context, size_t item, uint32_t worker)
+{
+    const product *p = context;
+    uint32_t       index, next = UINT32_MAX; /* after the last piece done */
+
+    while (take_any(p, item, &index)) {
+        const cpu_piece *piece = &p->plan->bits[index];
+
+        if (index != next && next != UINT32_MAX)
+            reach_gap(p, next, worker);
+        dot_piece(p, piece);
+        finish_all(p, piece, index == next ? piece->gap : piece->row0, piece->row1, worker);
+        if (index != next)
+            reach_gap(p, index, worker);
+        next = index + 1;
+    }
+    if (next != UINT32_MAX)
+        reach_gap(p, next, worker);
 }
 
 static void product_few(const product *p)
@@ -58,11 +123,11 @@ static void product_few(const product *p)
     for (uint32_t i = 0; i < p->n; i++)
         b->kernels.bitdot_prepare(groups, p->input->codes + (p->row0 + i) * p->input->stride,
                                   b->prepared + i * b->prepared_stride);
-    upg_pool_run(b->pool, p->plan->n_bits, run_piece, (void *)p);
-    for (uint32_t k = 0; k < p->plan->n_bits; k++)
-        for (uint32_t i = 0; i < p->n && p->plan->bits[k].gap < p->plan->bits[k].row0; i++)
-            finish_rows(p, &p->plan->bits[k], p->plan->bits[k].gap, p->plan->bits[k].row0, i,
-                        b->workers[0].result);
+    for (uint32_t t = 0; t < b->threads; t++)
+        atomic_store_explicit(&b->shares[t].left,
+                              (uint64_t)p->plan->shares[t] << 32 | p->plan->shares[t + 1],
+                              memory_order_relaxed);
+    upg_pool_run(b->pool, b->threads, run_share, (void *)p);
 }
 
 void upg_cpu_product(cpu_backend *b, const upg_op *op, uint32_t row0, uint32_t n, bool add)
