@@ -22,7 +22,18 @@ static upg_code make_code(uint32_t rate2, uint32_t length)
     return code;
 }
 
-/* fill: 0 random, 1 and 2 the ends of int32, 3 small values */
+/* The largest |u| whose sums stay below 2^31 with any signs: kernels may take int32 up to it. */
+static int32_t largest_small(const upg_code *code)
+{
+    int32_t taps = 1;
+
+    for (uint32_t i = 0; i < code->length; i++)
+        taps += abs(code->taps[i]);
+    return INT32_MAX / taps;
+}
+
+/* fill: 0 random, 1 and 2 the ends of int32, 3 small values, 4 and 5 all sums at the end of int32
+ * or just past it */
 static int32_t *make_u(const upg_band *band, int fill)
 {
     uint64_t counter = 77;
@@ -32,7 +43,9 @@ static int32_t *make_u(const upg_band *band, int fill)
         u[b] = fill == 0   ? (int32_t)(uint32_t)upg_random_u64(KC_SEED, counter++)
                : fill == 1 ? INT32_MAX
                : fill == 2 ? -INT32_MAX
-                           : kc_int(&counter, -100, 100);
+               : fill == 3 ? kc_int(&counter, -100, 100)
+                           : (largest_small(&band->code) + fill - 4) *
+                                 (kc_int(&counter, 0, 3) > 0 ? 1 : -1);
     return u;
 }
 
@@ -94,7 +107,7 @@ static void fir_equals_scalar(void **state)
     upg_kernels_select(0, &scalar);
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
         for (uint32_t length = UPG_CODE_MIN_LENGTH; length <= UPG_CODE_MAX_LENGTH; length++)
-            for (int fill = 0; fill < 4; fill++)
+            for (int fill = 0; fill < 6; fill++)
                 check_band(&scalar, rates[i], length, fill);
 }
 
