@@ -70,16 +70,18 @@ typedef struct cpu_softmax {
 /* One for each thread; 64-byte aligned parts. n_queries = CPU_QUERIES · heads that share a KV head
  */
 typedef struct cpu_worker {
-    int16_t     *decoded; /* [CPU_TILE_ROWS][CPU_TILE_COLUMNS + 32], or one row of the embedding */
-    int32_t     *sums;    /* [max_rows][CPU_TILE_ROWS] */
-    int64_t     *totals;  /* the same, for rows whose sums can pass int32; or NULL */
-    float       *result;  /* [max_rows][CPU_TILE_ROWS], or one run of rows */
-    float       *query;   /* [n_queries][head_dim] */
-    float       *score;   /* [n_queries][64] */
-    float       *part;    /* [n_queries][head_dim] */
-    float       *page;    /* f32 [64][head_dim]: a page part of another type, converted */
-    cpu_softmax *softmax; /* [n_queries] */
-    float       *total;   /* [n_queries][head_dim] */
+    uint8_t     *prepared; /* few rows: what bitdot reads, [CPU_FEW_ROWS][prepared_stride] */
+    uint64_t     product;  /* the one it was prepared for */
+    int16_t     *decoded;  /* [CPU_TILE_ROWS][CPU_TILE_COLUMNS + 32], or one row of the embedding */
+    int32_t     *sums;     /* [max_rows][CPU_TILE_ROWS] */
+    int64_t     *totals;   /* the same, for rows whose sums can pass int32; or NULL */
+    float       *result;   /* [max_rows][CPU_TILE_ROWS], or one run of rows */
+    float       *query;    /* [n_queries][head_dim] */
+    float       *score;    /* [n_queries][64] */
+    float       *part;     /* [n_queries][head_dim] */
+    float       *page;     /* f32 [64][head_dim]: a page part of another type, converted */
+    cpu_softmax *softmax;  /* [n_queries] */
+    float       *total;    /* [n_queries][head_dim] */
     cpu_softmax *total_softmax; /* [n_queries] */
 } cpu_worker;
 
@@ -104,9 +106,9 @@ typedef struct cpu_backend {
     size_t     scratch_stride;
     float    **outputs[3]; /* [max_rows]: where each matrix of the running op stores a row */
     cpu_share *shares;     /* [threads], of the running op */
-    /* Few rows: what bitdot reads, and its results. */
-    uint8_t *prepared; /* [CPU_FEW_ROWS][prepared_stride] */
-    int32_t *u;        /* [CPU_FEW_ROWS][u_stride] */
+    /* Few rows: the results of bitdot. */
+    int32_t *u;          /* [CPU_FEW_ROWS][u_stride] */
+    uint64_t n_products; /* numbers the regions, so that a worker knows what it has prepared */
     size_t   prepared_stride, u_stride;
     int16_t *wide; /* many rows: codes as i16 [max_rows][wide_stride] */
     size_t   wide_stride;

@@ -234,6 +234,8 @@ static upg_status allocate_worker(cpu_backend *b, cpu_worker *worker, const exte
     if (result < e->result)
         result = e->result;
     worker->decoded = upg_cpu_alloc(b, decoded, sizeof *worker->decoded, err);
+    worker->prepared = upg_cpu_alloc(b, b->max_rows < CPU_FEW_ROWS ? b->max_rows : CPU_FEW_ROWS,
+                                     b->prepared_stride, err);
     worker->sums = upg_cpu_alloc(b, tile, sizeof *worker->sums, err);
     worker->totals = upg_cpu_alloc(b, e->wide_sums ? tile : 1, sizeof *worker->totals, err);
     worker->result = upg_cpu_alloc(b, result, sizeof *worker->result, err);
@@ -245,9 +247,9 @@ static upg_status allocate_worker(cpu_backend *b, cpu_worker *worker, const exte
     worker->total = upg_cpu_alloc(b, queries * c->head_dim, sizeof(float), err);
     worker->total_softmax = upg_cpu_alloc(b, queries, sizeof *worker->softmax, err);
     /* The chain of blocks is complete only when every one came. */
-    return worker->decoded && worker->sums && worker->totals && worker->result && worker->query &&
-                   worker->score && worker->part && worker->page && worker->softmax &&
-                   worker->total && worker->total_softmax
+    return worker->prepared && worker->decoded && worker->sums && worker->totals &&
+                   worker->result && worker->query && worker->score && worker->part &&
+                   worker->page && worker->softmax && worker->total && worker->total_softmax
                ? UPG_OK
                : UPG_E_NOMEM;
 }
@@ -286,11 +288,10 @@ static upg_status allocate_scratch(cpu_backend *b, const extent *e, upg_error *e
         b->scratch[i] = upg_cpu_alloc(b, rows * b->scratch_stride, sizeof(float), err);
     for (int w = 0; w < 3; w++)
         b->outputs[w] = upg_cpu_alloc(b, rows, sizeof(float *), err);
-    b->prepared = upg_cpu_alloc(b, few * b->prepared_stride, 1, err);
     b->u = upg_cpu_alloc(b, few * b->u_stride, sizeof *b->u, err);
     b->wide = upg_cpu_alloc(b, e->coded_cols ? rows * b->wide_stride : 1, sizeof *b->wide, err);
     return b->scratch[0] && b->scratch[1] && b->outputs[0] && b->outputs[1] && b->outputs[2] &&
-                   b->prepared && b->u && b->wide
+                   b->u && b->wide
                ? UPG_OK
                : UPG_E_NOMEM;
 }

@@ -32,8 +32,23 @@ static void finish_rows(const product *p, const cpu_piece *piece, uint32_t row0,
         out[r] += result[r];
 }
 
+/* Each worker makes its own tables: fetching them from another core takes longer (cores of Zen 4
+ * that share no cache: about 5 ns for the 8 bytes that an input takes). */
+static void prepare(const product *p, cpu_worker *worker)
+{
+    const cpu_backend *b = p->b;
+
+    if (worker->product == b->n_products)
+        return;
+    worker->product = b->n_products;
+    for (uint32_t i = 0; i < p->n; i++)
+        b->kernels.bitdot_prepare(p->input->stride / UPG_GROUP_COLUMNS,
+                                  p->input->codes + (p->row0 + i) * p->input->stride,
+                                  worker->prepared + i * b->prepared_stride);
+}
+
 /* The bits of a piece times all rows. */
-static void dot_piece(const product *p, const cpu_piece *piece)
+static void dot_piece(const product *p, const cpu_piece *piece, const uint8_t *prepared)
 {
     cpu_backend    *b = p->b;
     const upg_band *band = piece->band;
@@ -43,7 +58,7 @@ static void dot_piece(const product *p, const cpu_piece *piece)
         for (uint32_t i = 0; i < p->n; i++)
             b->kernels.bitdot(
                 upg_group_count(n_cols), upg_block_rows(band->n_binary, block),
-                band->bits + upg_block_offset(block, n_cols), b->prepared + i * b->prepared_stride,
+                band->bits + upg_block_offset(block, n_cols), prepared + i * b->prepared_stride,
                 b->u + i * b->u_stride + piece->u_offset + (size_t)block * UPG_BLOCK_ROWS);
 }
 
@@ -105,7 +120,8 @@ static void run_share(void *context, size_t item, uint32_t worker)
 
         if (index != next && next != UINT32_MAX)
             reach_gap(p, next, worker);
-        dot_piece(p, piece);
+        prepare(p, &p->b->workers[worker]);
+        dot_piece(p, piece, p->b->workers[worker].prepared);
         finish_all(p, piece, index == next ? piece->gap : piece->row0, piece->row1, worker);
         if (index != next)
             reach_gap(p, index, worker);
@@ -118,11 +134,8 @@ static void run_share(void *context, size_t item, uint32_t worker)
 static void product_few(const product *p)
 {
     cpu_backend *b = p->b;
-    size_t       groups = p->input->stride / UPG_GROUP_COLUMNS;
 
-    for (uint32_t i = 0; i < p->n; i++)
-        b->kernels.bitdot_prepare(groups, p->input->codes + (p->row0 + i) * p->input->stride,
-                                  b->prepared + i * b->prepared_stride);
+    b->n_products++;
     for (uint32_t t = 0; t < b->threads; t++)
         atomic_store_explicit(&b->shares[t].left,
                               (uint64_t)p->plan->shares[t] << 32 | p->plan->shares[t + 1],
