@@ -17,8 +17,8 @@ import sys
 
 BLOCK = 2600  # bytes: a little more than a window of 512 tokens
 SHARES = {  # bytes of each kind
-    "english": 262000, "code": 34000, "docs": 14000, "json": 14000, "tables": 14000,
-    "dialogue": 7000, "german": 12500, "french": 12500, "spanish": 12500, "italian": 12500,
+    "english": 430000, "code": 24000, "docs": 12000, "json": 10000, "tables": 10000,
+    "dialogue": 7000, "german": 10000, "french": 10000, "spanish": 10000, "italian": 10000,
     "languages": 7000,
 }
 

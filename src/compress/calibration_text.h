@@ -6,7 +6,7 @@
 #include "base/span.h"
 #include "model/weights.h"
 
-enum { UPG_CALIBRATION_WINDOW = 512, UPG_CALIBRATION_WINDOWS = 128 };
+enum { UPG_CALIBRATION_WINDOW = 512, UPG_CALIBRATION_WINDOWS = 160 };
 
 typedef struct upg_token_windows {
     int32_t *tokens; /* i32 [n_windows][window] */
