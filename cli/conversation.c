@@ -86,7 +86,8 @@ static upg_status hold(cli_conversation *chat, const upg_token *tokens, size_t n
         chat->held = moved;
         chat->held_cap = need;
     }
-    memcpy(chat->held, tokens, n * sizeof *tokens);
+    if (tokens)
+        memcpy(chat->held, tokens, n * sizeof *tokens);
     if (generated->tokens)
         memcpy(chat->held + n, generated->tokens, generated->n_tokens * sizeof *tokens);
     /* A cancelled prefill took only some of them. */
@@ -99,7 +100,7 @@ static upg_status hold(cli_conversation *chat, const upg_token *tokens, size_t n
 upg_status cli_conversation_answer(cli_conversation *chat, const cli_list *stops,
                                    uint64_t max_tokens, cli_generated *generated, upg_error *err)
 {
-    upg_token *tokens;
+    upg_token *tokens = NULL;
     size_t     n = 0, kept = 0;
     upg_status st = render(chat, &tokens, &n, err);
 

@@ -59,8 +59,8 @@ step "clang-tidy"
 # Intrinsics make the analyzer slow and find nothing: kernels of one ISA are left out.
 find src cli -name '*.c' -not -name '*_avx*.c' -not -path '*/arm/*' -not -name '*_tables.c' \
     -not -path '*/cuda/*' -not -path '*/vulkan/*' -print0 |
-    xargs -0 -P "$jobs" -n 1 clang-tidy --quiet -p "$build/clang" 2>"$build/tidy.log" ||
-    { grep -v 'warnings generated' "$build/tidy.log"; exit 1; }
+    xargs -0 -P "$jobs" -n 1 clang-tidy --quiet -p "$build/clang" >"$build/tidy.log" 2>/dev/null ||
+    { cat "$build/tidy.log"; exit 1; }
 echo "clang-tidy: clean"
 
 step "Unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"

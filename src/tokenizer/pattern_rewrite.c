@@ -157,7 +157,7 @@ static upg_status read_class(rewriter *r, byte_set *set)
     upg_status st = UPG_OK;
     bool       negated = r->size - r->at > 1 && r->text[r->at + 1] == '^';
     byte_set   members = { 0 };
-    int        first, last;
+    int        first = -1, last = -1;
 
     r->at += negated ? 2 : 1;
     if (r->at < r->size && r->text[r->at] == ']')

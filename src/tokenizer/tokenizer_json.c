@@ -364,7 +364,7 @@ static upg_status read_pre_tokenizer(reader *r)
 {
     upg_status    st;
     const json_t *step = json_object_get(r->root, "pre_tokenizer"), *list;
-    bool          use_regex;
+    bool          use_regex = false;
 
     if (!has_type(step, "Sequence")) {
         UPG_TRY(read_byte_level(r, step, &use_regex));
