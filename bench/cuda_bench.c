@@ -291,7 +291,9 @@ static void decode_calls(bench *b)
 
         for (uint32_t k = 0; k < 8; k++) {
             upg_batch_row row = { 1, k, &b->view, b->logits };
-            upg_batch     batch = { 1, &row, &b->layout, NULL };
+            upg_batch     batch = {
+                    .n_rows = 1, .rows = &row, .kv_layout = &b->layout, .cancel = NULL
+            };
 
             check(b, b->class_->run(b->backend, &batch, &b->err));
         }
@@ -304,9 +306,9 @@ static void decode_calls(bench *b)
 static void batches(bench *b, uint32_t n, bool all_logits)
 {
     static upg_batch_row rows[PREFILL];
-    upg_batch            batch = { n, rows, &b->layout, NULL };
-    double               ms[REPETITIONS];
-    char                 name[64];
+    upg_batch batch = { .n_rows = n, .rows = rows, .kv_layout = &b->layout, .cancel = NULL };
+    double    ms[REPETITIONS];
+    char      name[64];
 
     for (uint32_t i = 0; i < n; i++)
         rows[i] = (upg_batch_row) { (int32_t)(i * 31), i, &b->view,
@@ -324,7 +326,7 @@ static void compare_ways(bench *b)
 {
     uint32_t      vocab = b->weights.config.vocab;
     upg_batch_row rows[2] = { { 1, 0, &b->view, NULL }, { 2, 1, &b->view, b->logits } };
-    upg_batch     batch = { 2, rows, &b->layout, NULL };
+    upg_batch     batch = { .n_rows = 2, .rows = rows, .kv_layout = &b->layout, .cancel = NULL };
     float        *other = upg_malloc(vocab, sizeof *other, &b->err);
     double        worst = 0, range = 0;
 
@@ -341,6 +343,28 @@ static void compare_ways(bench *b)
     }
     printf("one launch against op by op: largest difference %.3g of %.3g\n", worst, range);
     upg_free(other);
+}
+
+/* Milliseconds of each kind of op in a batch, run op by op. */
+static void trace(bench *b, uint32_t n)
+{
+    static upg_batch_row rows[PREFILL];
+    upg_batch            batch = { .n_rows = n, .rows = rows, .kv_layout = &b->layout };
+    double               ms[UPG_OP_COUNT] = { 0 };
+
+    batch.op_ns = upg_calloc(b->program->n_ops + 1, sizeof *batch.op_ns, &b->err);
+    check(b, batch.op_ns ? UPG_OK : UPG_E_NOMEM);
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (upg_batch_row) { (int32_t)(i * 31), i, &b->view, i + 1 == n ? b->logits : NULL };
+    for (int k = 0; k < 2; k++)
+        check(b, b->class_->run(b->backend, &batch, &b->err));
+    for (uint32_t i = 0; i < b->program->n_ops; i++)
+        ms[b->program->ops[i].code] += (double)(batch.op_ns[i + 1] - batch.op_ns[i]) * 1e-6;
+    printf("%u rows, op by op, milliseconds:", n);
+    for (int code = 0; code < UPG_OP_COUNT; code++)
+        printf(" %s %.2f", upg_op_name((upg_opcode)code), ms[code]);
+    printf("\n");
+    upg_free(batch.op_ns);
 }
 
 static void measure(bench *b, uint32_t n_layers)
@@ -376,6 +400,9 @@ static void measure(bench *b, uint32_t n_layers)
             batches(b, 64, false);
             batches(b, 256, false);
             batches(b, PREFILL, false);
+            trace(b, 1);
+            trace(b, 8);
+            trace(b, PREFILL);
         }
         close_pages(b);
     }

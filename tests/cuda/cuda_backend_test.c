@@ -193,7 +193,9 @@ static void expect_close(model *m, const float *want, upg_backend_options option
 /* A row whose int8 code falls on the other side of a rounding moves logits by about 1/127 of one
  * input's share; with the narrow rows of these models that is up to some 1e-2 of the range. Typical
  * differences are those of fp32 sums, unless such a step happens in most rows. */
-static const double coded_worst = 5e-2, coded_typical = 4e-3, dense_worst = 2e-5;
+static const double coded_worst = 5e-2, coded_typical = 4e-3;
+/* fp32 sums alone; and keys and values that fp16 rounds to the other side, 2^-11 of one of them. */
+static const double dense_worst = 5e-5, dense_f16_worst = 1e-3;
 
 static void check_shape(const test_model_shape *shape, const char *name)
 {
@@ -203,14 +205,16 @@ static void check_shape(const test_model_shape *shape, const char *name)
 
     print_message("%s\n", name);
     for (int coded = 0; coded < 2; coded++) {
-        double worst = coded ? coded_worst : dense_worst, typical = coded ? coded_typical : 1e-5;
+        double typical = coded ? coded_typical : 5e-5;
 
         open_model(&m, shape, coded);
         for (int t = 0; t < 3; t++) {
             float *want =
                 run(&m, &upg_backend_cpu, (upg_backend_options) { .threads = 2 }, types[t], 64);
             /* int8 entries step by 1/127 when a value falls on the other side */
-            double w = types[t] == UPG_KV_I8 ? coded_worst : worst;
+            double w = coded || types[t] == UPG_KV_I8 ? coded_worst
+                       : types[t] == UPG_KV_F16       ? dense_f16_worst
+                                                      : dense_worst;
             double y = types[t] == UPG_KV_I8 ? coded_typical : typical;
 
             if (coded)
@@ -288,7 +292,8 @@ static int32_t argmax(const float *x, uint32_t n)
     return (int32_t)best;
 }
 
-/* Greedy text of the CPU behind a prompt, and how far the first token led at every step. */
+/* Greedy text of the CPU behind a prompt, and how far the first token led at every step, in units
+ * of the range of logits. */
 static void greedy_cpu(model *m, uint32_t n_prompt, uint32_t n, int32_t *tokens, float *lead)
 {
     uint32_t            vocab = m->weights->config.vocab;
@@ -302,22 +307,28 @@ static void greedy_cpu(model *m, uint32_t n_prompt, uint32_t n, int32_t *tokens,
     for (uint32_t i = 0; i < n_prompt + n - 1; i++) {
         upg_batch_row row = { i < n_prompt ? m->tokens[i] : tokens[i - n_prompt], i, &s.view,
                               logits };
-        upg_batch     batch = { 1, &row, &s.layout, NULL };
+        upg_batch     batch = { .n_rows = 1, .rows = &row, .kv_layout = &s.layout, .cancel = NULL };
 
         OK(m, upg_backend_cpu.run(backend, &batch, &m->err));
         if (i + 1 >= n_prompt) {
             int32_t best = argmax(logits, vocab);
-            float   top = logits[best];
+            float   top = logits[best], low = top;
 
+            for (uint32_t k = 0; k < vocab; k++)
+                low = fminf(low, logits[k]);
             tokens[i + 1 - n_prompt] = best;
-            logits[best] = -INFINITY;
-            lead[i + 1 - n_prompt] = top - logits[argmax(logits, vocab)];
+            logits[best] = low;
+            lead[i + 1 - n_prompt] = (top - logits[argmax(logits, vocab)]) / (top - low);
         }
     }
     close_sequence(&s);
     upg_backend_cpu.close(backend);
     upg_free(logits);
 }
+
+/* Leads below this are ties: single codes that round to the other side move logits by as much, see
+ * the differences that micro_logits prints. */
+static const float greedy_tie = 0.01f;
 
 static void check_greedy(model *m, uint32_t n_prompt, uint32_t n, upg_cuda_way way)
 {
@@ -343,9 +354,7 @@ static void check_greedy(model *m, uint32_t n_prompt, uint32_t n, upg_cuda_way w
         ;
     print_message("  way %d: %u of %u greedy tokens equal the CPU's (%.3f ms a token)\n", way, i, n,
                   ms / n);
-    if (i < n && way != UPG_CUDA_ONE_LAUNCH)
-        assert_int_equal(i >= 1, 1);
-    if (i < n && lead[i] > 0.05f)
+    if (i < n && lead[i] > greedy_tie)
         fail_msg("token %u: %d instead of %d, which led by %g", i, got[i], want[i],
                  (double)lead[i]);
     upg_free(logits);
@@ -439,7 +448,7 @@ static void errors(void **state)
     open_sequence(&m, &s, cuda, backend, UPG_KV_F16, 64);
     for (uint32_t n = 1; n < 4; n += 2) {
         upg_batch_row rows[3];
-        upg_batch     batch = { n, rows, &s.layout, &cancel };
+        upg_batch batch = { .n_rows = n, .rows = rows, .kv_layout = &s.layout, .cancel = &cancel };
 
         for (uint32_t i = 0; i < n; i++)
             rows[i] = (upg_batch_row) { m.tokens[i], i, &s.view, NULL };

@@ -12,6 +12,9 @@
 
 enum { CU_PAGE_TOKENS = 64, KV_F16 = 0, KV_F32 = 1, KV_I8 = 2 };
 
+/* TENSOR + DIMS: attention on tensor cores, for heads of 16 · DIMS dimensions. */
+enum { TENSOR = 100 };
+
 static __device__ __forceinline__ uint64_t kv_part(cu_kv kv, uint32_t layer, uint32_t head,
                                                    uint32_t v)
 {
@@ -107,14 +110,251 @@ template <int DIMS, int HEADS> static __host__ __device__ constexpr uint32_t att
     return CU_WARPS * HEADS * (16 * DIMS + 2);
 }
 
-/* Keys [begin, end) of one sequence. q f32 [HEADS][head_dim] in shared memory, n_heads ≤ HEADS of
- * them; scratch as above. partial: f32 [n_heads][head_dim] at a stride of partial_stride;
- * softmax: {max, sum} at a stride of 2 · softmax_stride. Begins after a barrier. */
+/* Merges what the warps left in scratch: [warp][HEADS][16 · DIMS values, max, sum]. */
+template <int DIMS, int HEADS>
+static __device__ __forceinline__ void
+merge_warps(const float *scratch, uint32_t n_heads, uint32_t head_dim, float *partial,
+            uint32_t partial_stride, float *softmax, uint32_t softmax_stride)
+{
+    block_sync();
+    for (uint32_t i = threadIdx.x; i < n_heads * head_dim; i += CU_THREADS) {
+        uint32_t h = i / head_dim, d = i % head_dim;
+        float    max = -INFINITY, a = 0.0f, s = 0.0f;
+
+#pragma unroll
+        for (int w = 0; w < CU_WARPS; w++)
+            max = fmaxf(max, scratch[(w * HEADS + h) * (16 * DIMS + 2) + 16 * DIMS]);
+#pragma unroll 4
+        for (int w = 0; w < CU_WARPS && max > -INFINITY; w++) {
+            const float *from = scratch + (w * HEADS + h) * (16 * DIMS + 2);
+            float        factor = expf(from[16 * DIMS] - max);
+
+            a = fmaf(from[d], factor, a);
+            s = fmaf(from[16 * DIMS + 1], factor, s);
+        }
+        partial[(uint64_t)h * partial_stride + d] = a;
+        if (d == 0) {
+            softmax[2 * h * softmax_stride] = max;
+            softmax[2 * h * softmax_stride + 1] = s;
+        }
+    }
+    block_sync();
+}
+
+/* ---- on tensor cores ---------------------------------------------------------------------------
+ * A warp takes 8 keys at a time, lane 4·g + t key g. Scores: rows 0 … 3 of the 16 × 8 product are
+ * the queries of four heads in fp16, rows 4 … 7 what that rounding left; their sum is good to 22
+ * bits. Which dimension stands where is free as long as queries and keys agree, so keys are used as
+ * they are loaded, 16 bytes a lane. Values: the transposed product, 16 dimensions × (4 heads, 4
+ * rests), the value tiles turned over in registers. */
+
+static __device__ __forceinline__ uint32_t turned(uint32_t x)
+{
+    uint32_t y;
+
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
+static __device__ __forceinline__ void mma_scores(float c[4], uint32_t a0, uint32_t a2, uint32_t b0,
+                                                  uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3},{%4,%5,%6,%5},{%7,%8},{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(0u), "r"(a2), "r"(b0), "r"(b1));
+}
+
+static __device__ __forceinline__ void mma_values(float c[4], uint32_t a0, uint32_t a1, uint32_t b)
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(b));
+}
+
+static __device__ __forceinline__ uint32_t halves_of(float x, float y)
+{
+    __half2 h = __floats2half2_rn(x, y);
+
+    return *(const uint32_t *)&h;
+}
+
+/* What fp16 leaves of x and y. */
+static __device__ __forceinline__ uint32_t rests_of(float x, float y)
+{
+    float2 h = __half22float2(__floats2half2_rn(x, y));
+
+    return halves_of(x - h.x, y - h.y);
+}
+
+/* Four bytes as two pairs of fp16: 0x6400 | b is 1024 + b. */
+static __device__ __forceinline__ void halves_of_bytes(uint32_t bytes, uint32_t *low,
+                                                       uint32_t *high)
+{
+    const __half2 offset = __float2half2_rn(1152.0f);
+    uint32_t      x = bytes ^ 0x80808080u;
+    uint32_t      a = __byte_perm(x, 0x64646464u, 0x4140), b = __byte_perm(x, 0x64646464u, 0x4342);
+    __half2 p = __hsub2(*(const __half2 *)&a, offset), q = __hsub2(*(const __half2 *)&b, offset);
+
+    *low = *(const uint32_t *)&p;
+    *high = *(const uint32_t *)&q;
+}
+
+/* 8 dimensions of a key or value as fp16 pairs. */
+template <int TYPE>
+static __device__ __forceinline__ void load_halves(const uint8_t *part, uint32_t element,
+                                                   uint32_t x[4])
+{
+    if (TYPE == KV_F16) {
+        uint4 v = __ldcg((const uint4 *)((const uint16_t *)part + element));
+
+        x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+    } else {
+        uint2 v = __ldcg((const uint2 *)(part + element));
+
+        x[0] = v.x, x[2] = v.y; /* turned into halves when they are used */
+    }
+}
+
+template <int TYPE> static __device__ __forceinline__ void ready(uint32_t x[4])
+{
+    if (TYPE == KV_I8) {
+        halves_of_bytes(x[2], &x[2], &x[3]);
+        halves_of_bytes(x[0], &x[0], &x[1]);
+    }
+}
+
+/* int8 weights p·scale are kept in fp16 by this factor larger than they are. */
+#define CU_VALUE_UNIT 256.0f
+
+template <int TYPE, int DIMS>
+static __device__ void attend_tensor(const float *q, uint32_t n_heads, uint8_t *const *pages,
+                                     cu_kv kv, uint32_t layer, uint32_t kv_head, uint32_t begin,
+                                     uint32_t end, float *scratch)
+{
+    enum { CHUNKS = DIMS / 2, HEAD = 16 * DIMS };
+    const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const uint64_t k_part = kv_part(kv, layer, kv_head, 0), v_part = kv_part(kv, layer, kv_head, 1);
+    const float    scale = __fdiv_rn(1.0f, __fsqrt_rn((float)HEAD));
+    uint32_t       query[CHUNKS][2][2];
+    float          acc[CHUNKS][2][4], top = -INFINITY, sum = 0.0f;
+
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++)
+#pragma unroll
+        for (int p = 0; p < 2; p++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const float *at = q + (g & 3) * HEAD + 32 * c + 8 * t + 4 * p + 2 * r;
+                float        x = 0.0f, y = 0.0f;
+
+                if ((g & 3) < n_heads)
+                    x = at[0] * scale, y = at[1] * scale;
+                query[c][p][r] = g < 4 ? halves_of(x, y) : rests_of(x, y);
+                acc[c][p][2 * r] = acc[c][p][2 * r + 1] = 0.0f;
+            }
+    for (uint32_t key0 = (begin & ~7u) + 8 * warp; key0 < end; key0 += 8 * CU_WARPS) {
+        const uint8_t *page = pages[key0 / CU_PAGE_TOKENS];
+        uint32_t       token = key0 % CU_PAGE_TOKENS, at = (token + g) * HEAD + 8 * t, weight;
+        uint32_t       k[CHUNKS][4], v[CHUNKS][4], first = key0 + 2 * t;
+        bool           one = first >= begin && first < end;
+        bool           two = first + 1 >= begin && first + 1 < end;
+        bool           mine = key0 + g >= begin && key0 + g < end;
+        float          s[4] = { 0.0f, 0.0f, 0.0f, 0.0f }, max, p0, p1, factor;
+        float2         k_scale = make_float2(1.0f, 1.0f), v_scale = k_scale;
+
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++)
+            load_halves<TYPE>(page + k_part, at + 32 * c, k[c]);
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++)
+            load_halves<TYPE>(page + v_part, at + 32 * c, v[c]);
+        if (TYPE == KV_I8) {
+            k_scale =
+                __ldcg((const float2 *)(page + k_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
+            v_scale =
+                __ldcg((const float2 *)(page + v_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
+        }
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+            ready<TYPE>(k[c]);
+#pragma unroll
+            for (int p = 0; p < 2; p++)
+                mma_scores(s, query[c][p][0], query[c][p][1], k[c][2 * p], k[c][2 * p + 1]);
+        }
+        s[0] += __shfl_xor_sync(~0u, s[0], 16);
+        s[1] += __shfl_xor_sync(~0u, s[1], 16);
+        s[0] = one ? s[0] * k_scale.x : -INFINITY;
+        s[1] = two ? s[1] * k_scale.y : -INFINITY;
+        max = fmaxf(s[0], s[1]);
+        max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
+        max = fmaxf(top, fmaxf(max, __shfl_xor_sync(~0u, max, 2)));
+        factor = max == -INFINITY ? 1.0f : expf(top - max);
+        p0 = one ? expf(s[0] - max) : 0.0f;
+        p1 = two ? expf(s[1] - max) : 0.0f;
+        sum = sum * factor + p0 + p1;
+        if (__any_sync(~0u, max != top)) {
+            float f0 = __shfl_sync(~0u, factor, (8 * t) & 12);
+            float f1 = __shfl_sync(~0u, factor, (8 * t + 4) & 12);
+
+#pragma unroll
+            for (int c = 0; c < CHUNKS; c++)
+#pragma unroll
+                for (int p = 0; p < 2; p++) {
+                    acc[c][p][0] *= f0, acc[c][p][1] *= f1;
+                    acc[c][p][2] *= f0, acc[c][p][3] *= f1;
+                }
+        }
+        top = max;
+        if (TYPE == KV_I8) {
+            p0 = one ? p0 * (v_scale.x * CU_VALUE_UNIT) : 0.0f;
+            p1 = two ? p1 * (v_scale.y * CU_VALUE_UNIT) : 0.0f;
+        }
+        weight = g < 4 ? halves_of(p0, p1) : rests_of(p0, p1);
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+            ready<TYPE>(v[c]);
+#pragma unroll
+            for (int p = 0; p < 2; p++) {
+                uint32_t a0 = turned(mine ? v[c][2 * p] : 0u);
+                uint32_t a1 = turned(mine ? v[c][2 * p + 1] : 0u);
+
+                mma_values(acc[c][p], a0, a1, weight);
+            }
+        }
+    }
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    block_sync();
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++)
+#pragma unroll
+        for (int p = 0; p < 2; p++)
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                float    x = acc[c][p][r] + __shfl_xor_sync(~0u, acc[c][p][r], 2);
+                uint32_t head = 2 * t + (r & 1);
+                uint32_t dim = 32 * c + 8 * (g >> 1) + 4 * p + (g & 1) + 2 * (r >> 1);
+
+                if (TYPE == KV_I8)
+                    x *= 1.0f / CU_VALUE_UNIT;
+                if (head < 4)
+                    scratch[(warp * 4 + head) * (HEAD + 2) + dim] = x;
+            }
+    if (g < 4 && t == 0) {
+        scratch[(warp * 4 + g) * (HEAD + 2) + HEAD] = top;
+        scratch[(warp * 4 + g) * (HEAD + 2) + HEAD + 1] = sum;
+    }
+}
+
+/* ---- any type and size ------------------------------------------------------------------------
+ */
+
 template <int TYPE, int DIMS, int HEADS>
-static __device__ void attend(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv,
-                              uint32_t layer, uint32_t kv_head, uint32_t begin, uint32_t end,
-                              float *scratch, float *partial, uint32_t partial_stride,
-                              float *softmax, uint32_t softmax_stride)
+static __device__ void attend_scalar(const float *q, uint32_t n_heads, uint8_t *const *pages,
+                                     cu_kv kv, uint32_t layer, uint32_t kv_head, uint32_t begin,
+                                     uint32_t end, float *scratch)
 {
     enum { BATCH = DIMS > 8 ? 1 : 2 }; /* pairs of keys whose loads are in flight together */
     const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -209,27 +449,26 @@ static __device__ void attend(const float *q, uint32_t n_heads, uint8_t *const *
             out[16 * DIMS + 1] = s;
         }
     }
-    block_sync();
-    for (uint32_t i = threadIdx.x; i < n_heads * head_dim; i += CU_THREADS) {
-        uint32_t h = i / head_dim, d = i % head_dim;
-        float    max = -INFINITY, a = 0.0f, s = 0.0f;
+}
 
-        for (int w = 0; w < CU_WARPS; w++)
-            max = fmaxf(max, scratch[(w * HEADS + h) * (16 * DIMS + 2) + 16 * DIMS]);
-        for (int w = 0; w < CU_WARPS && max > -INFINITY; w++) {
-            const float *from = scratch + (w * HEADS + h) * (16 * DIMS + 2);
-            float        factor = expf(from[16 * DIMS] - max);
+/* Keys [begin, end) of one sequence. q f32 [HEADS][head_dim] in shared memory, n_heads ≤ HEADS of
+ * them; scratch as above. partial: f32 [n_heads][head_dim] at a stride of partial_stride;
+ * softmax: {max, sum} at a stride of 2 · softmax_stride. Begins after a barrier. */
+template <int TYPE, int DIMS, int HEADS>
+static __device__ __forceinline__ void
+attend(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, uint32_t layer,
+       uint32_t kv_head, uint32_t begin, uint32_t end, float *scratch, float *partial,
+       uint32_t partial_stride, float *softmax, uint32_t softmax_stride)
+{
+    enum { EACH = DIMS > TENSOR ? DIMS - TENSOR : DIMS };
 
-            a = fmaf(from[d], factor, a);
-            s = fmaf(from[16 * DIMS + 1], factor, s);
-        }
-        partial[(uint64_t)h * partial_stride + d] = a;
-        if (d == 0) {
-            softmax[2 * h * softmax_stride] = max;
-            softmax[2 * h * softmax_stride + 1] = s;
-        }
-    }
-    block_sync();
+    if constexpr (DIMS > TENSOR)
+        attend_tensor<TYPE, EACH>(q, n_heads, pages, kv, layer, kv_head, begin, end, scratch);
+    else
+        attend_scalar<TYPE, EACH, HEADS>(q, n_heads, pages, kv, layer, kv_head, begin, end,
+                                         scratch);
+    merge_warps<EACH, HEADS>(scratch, n_heads, kv.head_dim, partial, partial_stride, softmax,
+                             softmax_stride);
 }
 
 /* Element (head, d) of the mixed values: merges the splits. */

@@ -272,6 +272,7 @@ static uint64_t backend_memory(const upg_backend *backend)
 }
 
 static const upg_backend_class class_cuda = { .name = "cuda",
+                                              .times_ops = true,
                                               .create = create_backend,
                                               .run = upg_cuda_run,
                                               .describe = describe_backend,

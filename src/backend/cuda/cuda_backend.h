@@ -24,7 +24,7 @@ typedef struct cuda_op {
     const cu_product *on_device;
     cu_band          *bands; /* host copy, with the device's scales */
     const void       *dense[3];
-    const float      *norm;
+    const float      *norm, *signed_norm; /* signed: times the rotation's signs */
 } cuda_op;
 
 typedef struct cuda_slot {

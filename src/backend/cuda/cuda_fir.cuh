@@ -3,7 +3,8 @@
  *
  * u is staged through shared memory in chunks; the loads of a chunk run while the one before is
  * summed. u comes from other blocks of the same launch, so it is read past the first-level cache.
- */
+ * Conversions to fp64 have a quarter of an SM's slowest unit to themselves; they are done in
+ * integers instead, where that is exact. */
 #ifndef UPG_BACKEND_CUDA_CUDA_FIR_CUH
 #define UPG_BACKEND_CUDA_CUDA_FIR_CUH
 
@@ -12,6 +13,7 @@
 enum {
     FIR_WORDS = 6144,                         /* of u staged at once */
     FIR_VECTORS = FIR_WORDS / 4 / CU_THREADS, /* 16-byte loads of a thread for a chunk */
+    FIR_EACH = 4,                             /* rows of a thread in a chunk */
     FIR_MARGIN = 16,                          /* words in front that taps of value 0 may touch */
     FIR_SHARED = FIR_MARGIN + FIR_WORDS
 };
@@ -23,13 +25,18 @@ typedef struct fir_chunk {
     uint32_t       newest0;               /* place of row0's newest bit among the staged words */
 } fir_chunk;
 
+/* What a thread loads ahead for a chunk. */
+typedef struct fir_ahead {
+    int4     u[FIR_VECTORS];
+    uint16_t scales[FIR_EACH];
+} fir_ahead;
+
 /* The chunk that begins at output `row`, of those below `end`. */
-static __device__ __forceinline__ fir_chunk fir_chunk_at(const cu_product *p, uint32_t row,
+static __device__ __forceinline__ fir_chunk fir_chunk_at(const cu_band *b, uint32_t row,
                                                          uint32_t end)
 {
-    fir_chunk      c = { p->bands, 0, 0, 0, 0, 0 };
-    const cu_band *b = p->bands;
-    uint32_t       low, rows;
+    fir_chunk c = { b, 0, 0, 0, 0, 0 };
+    uint32_t  low, rows;
 
     if (row >= end)
         return c;
@@ -38,7 +45,8 @@ static __device__ __forceinline__ fir_chunk fir_chunk_at(const cu_product *p, ui
     c.band = b;
     c.row0 = row - b->row0;
     rows = min(end - b->row0, b->n_rows) - c.row0;
-    c.n_rows = min(rows, (uint32_t)(FIR_WORDS - 32) / b->k1);
+    rows = min(rows, (uint32_t)(FIR_WORDS - 32) / b->k1);
+    c.n_rows = min(rows, (uint32_t)(FIR_EACH * CU_THREADS));
     low = newest_bit(b, c.row0) + 1 - b->length;
     c.first_word = (b->u0 + low) & ~3u;
     c.newest0 = b->u0 + newest_bit(b, c.row0) - c.first_word;
@@ -46,34 +54,60 @@ static __device__ __forceinline__ fir_chunk fir_chunk_at(const cu_product *p, ui
     return c;
 }
 
-static __device__ __forceinline__ void fir_load(const fir_chunk *c, const int32_t *u,
-                                                int4 v[FIR_VECTORS])
+static __device__ __forceinline__ void fir_load(const fir_chunk *c, const int32_t *u, fir_ahead *to)
 {
 #pragma unroll
     for (int i = 0; i < FIR_VECTORS; i++) {
         uint32_t at = threadIdx.x + i * CU_THREADS;
 
         if (at < c->n_vectors)
-            v[i] = __ldcg((const int4 *)(u + c->first_word) + at);
+            to->u[i] = __ldcg((const int4 *)(u + c->first_word) + at);
+    }
+#pragma unroll
+    for (int i = 0; i < FIR_EACH; i++) {
+        uint32_t r = threadIdx.x + i * CU_THREADS;
+
+        if (r < c->n_rows)
+            to->scales[i] = __ldg(c->band->scales + c->row0 + r);
     }
 }
 
-/* Calls f(row, y) for the outputs [row, end) of a product; `staged` i32 [FIR_SHARED], 16-byte
- * aligned. Ends with a barrier. */
+/* Exact, for zero and every normal f32. */
+static __device__ __forceinline__ double wide(float x)
+{
+    uint32_t b = __float_as_uint(x), low = b & 0x7FFFFFFFu;
+
+    return low == 0 ? 0.0
+                    : __hiloint2double((int)((b & 0x80000000u) | ((low >> 3) + (896u << 20))),
+                                       (int)(low << 29));
+}
+
+static __device__ __forceinline__ double wide(int x)
+{
+    return __dsub_rn(__hiloint2double(0x43300000, x ^ (int)0x80000000),
+                     __hiloint2double(0x43300000, (int)0x80000000));
+}
+
+/* Calls f(row, y) for the outputs [row, end) of a product with these bands; `staged` i32
+ * [FIR_SHARED], 16-byte aligned. Ends with a barrier. */
 template <typename F>
-static __device__ __forceinline__ void fir_rows(const cu_product *p, const int32_t *u, float s_x,
+static __device__ __forceinline__ void fir_rows(const cu_band *bands, const int32_t *u, float s_x,
                                                 uint32_t row, uint32_t end, int32_t *staged, F f)
 {
-    int4      v[FIR_VECTORS];
-    fir_chunk c = fir_chunk_at(p, row, end);
-    int32_t  *words = staged + FIR_MARGIN;
+    fir_ahead    ahead;
+    fir_chunk    c = fir_chunk_at(bands, row, end);
+    int32_t     *words = staged + FIR_MARGIN;
+    const double wide_s_x = (double)s_x;
 
     if (c.n_rows != 0)
-        fir_load(&c, u, v);
+        fir_load(&c, u, &ahead);
     while (c.n_rows != 0) {
-        fir_chunk next = fir_chunk_at(p, row + c.n_rows, end);
-        int       taps[12];
-        uint32_t  before = bits_before(c.band->k0, c.band->k1, c.row0 + 1);
+        fir_chunk    next = fir_chunk_at(bands, row + c.n_rows, end);
+        const double gain = (double)c.band->gain;
+        const bool   narrow = !c.band->wide && c.band->length <= 12;
+        uint16_t     scales[FIR_EACH];
+        int          taps[12];
+        uint32_t     k0 = c.band->k0, k1 = c.band->k1, before = bits_before(k0, k1, c.row0 + 1);
 
         block_sync();
 #pragma unroll
@@ -81,33 +115,43 @@ static __device__ __forceinline__ void fir_rows(const cu_product *p, const int32
             uint32_t at = threadIdx.x + i * CU_THREADS;
 
             if (at < c.n_vectors)
-                ((int4 *)words)[at] = v[i];
+                ((int4 *)words)[at] = ahead.u[i];
         }
+#pragma unroll
+        for (int i = 0; i < FIR_EACH; i++)
+            scales[i] = ahead.scales[i];
         if (next.n_rows != 0)
-            fir_load(&next, u, v);
+            fir_load(&next, u, &ahead);
 #pragma unroll
         for (int i = 0; i < 12; i++)
             taps[i] = c.band->taps[i];
         block_sync();
-        for (uint32_t r = threadIdx.x; r < c.n_rows; r += CU_THREADS) {
-            int at =
-                (int)(c.newest0 + bits_before(c.band->k0, c.band->k1, c.row0 + r + 1) - before);
-            double  factor = coded_factor(c.band->scales[c.row0 + r], c.band->gain, s_x);
-            int64_t sum;
+#pragma unroll
+        for (int e = 0; e < FIR_EACH; e++) {
+            uint32_t r = threadIdx.x + e * CU_THREADS;
+            double   sum, factor;
 
-            if (!c.band->wide && c.band->length <= 12) {
-                int narrow = 0;
+            if (r >= c.n_rows)
+                break;
+            const int32_t *at = words + c.newest0 + bits_before(k0, k1, c.row0 + r + 1) - before;
+
+            if (narrow) {
+                int s = 0;
 
 #pragma unroll
                 for (int i = 0; i < 12; i++)
-                    narrow += taps[i] * words[at - i];
-                sum = narrow;
+                    s += taps[i] * at[-i];
+                sum = wide(s);
             } else {
-                sum = 0;
+                int64_t s = 0;
+
                 for (int i = 0; i < c.band->length; i++)
-                    sum += (int64_t)c.band->taps[i] * words[at - i];
+                    s += (int64_t)c.band->taps[i] * at[-i];
+                sum = (double)s;
             }
-            f(row + r, __double2float_rn(__dmul_rn((double)sum, factor)));
+            factor = __dmul_rn(__dmul_rn(wide(__half2float(__ushort_as_half(scales[e]))), gain),
+                               wide_s_x);
+            f(row + r, __double2float_rn(__dmul_rn(sum, factor)));
         }
         row += c.n_rows;
         c = next;

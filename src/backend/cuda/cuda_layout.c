@@ -208,6 +208,21 @@ static void lay_embedding(cuda_backend *b, const upg_matrix *m, cuda_op *bound, 
     e->bits = upg_cuda_table(b, bits, e->n_bands * sizeof *bits);
 }
 
+static void lay_norm(cuda_backend *b, const upg_op *op, cuda_op *bound, float *signs)
+{
+    const upg_prepared *to = &b->program->slots[op->out].prepared;
+
+    bound->norm = upg_cuda_table(b, op->v->values, op->v->n * sizeof(float));
+    if (!to->rotated)
+        return;
+    if (b->blob) {
+        upg_rotation_signs(&to->rotation, signs);
+        for (uint32_t j = 0; j < op->v->n; j++)
+            signs[j] *= op->v->values[j];
+    }
+    bound->signed_norm = upg_cuda_table(b, signs, op->v->n * sizeof(float));
+}
+
 static void lay_weights(cuda_backend *b, const uint32_t *offset, uint32_t n_coded, float *signs)
 {
     const upg_rope *rope = &b->program->weights->config.rope;
@@ -222,7 +237,7 @@ static void lay_weights(cuda_backend *b, const uint32_t *offset, uint32_t n_code
         cuda_op      *bound = &b->ops[i];
 
         if (op->v != NULL)
-            bound->norm = upg_cuda_table(b, op->v->values, op->v->n * sizeof(float));
+            lay_norm(b, op, bound, signs);
         if (op->code == UPG_OP_EMBED) {
             lay_embedding(b, op->w[0], bound, signs);
             continue;
@@ -243,14 +258,14 @@ static uint32_t padded_width(uint32_t width)
     return (width + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_COLUMNS;
 }
 
-/* Bytes of a slot for one row: values; or codes, halves, planes and two words. */
+/* Bytes of a slot for one row: values; or codes, halves and two words. */
 static size_t slot_bytes(const upg_slot *slot)
 {
     size_t stride = padded_width(slot->width);
 
     if (slot->kind == UPG_SLOT_F32 || !slot->prepared.rotated)
         return 4 * stride;
-    return stride * (1 + 2 + 4) + 256;
+    return stride * (1 + 2) + 256;
 }
 
 static void bind_slot(cuda_backend *b, const upg_slot *slot, uint8_t *at, const float *signs,
@@ -267,15 +282,13 @@ static void bind_slot(cuda_backend *b, const upg_slot *slot, uint8_t *at, const 
     to->prepared.rotated = 1;
     to->prepared.log_block = log2_of(slot->prepared.rotation.block);
     to->prepared.signs = signs;
-    to->prepared.planes = (uint32_t *)(void *)at; /* of min(rows, 8) rows, 4 · stride words each */
-    to->prepared.halves = (uint16_t *)(void *)(at + rows * stride * 4);
-    to->prepared.codes = (int8_t *)(at + rows * stride * 6);
-    to->prepared.scales = (float *)(void *)(at + rows * stride * 7);
-    to->prepared.sums = (int32_t *)(void *)(at + rows * (stride * 7 + 128));
+    to->prepared.halves = (uint16_t *)(void *)at;
+    to->prepared.codes = (uint32_t *)(void *)(at + rows * stride * 2);
+    to->prepared.scales = (float *)(void *)(at + rows * stride * 3);
+    to->prepared.sums = (int32_t *)(void *)(at + rows * (stride * 3 + 128));
 }
 
-/* As the program plans it, with this backend's sizes. planes take stride bytes a row, not 4: room
- * for them is there four times. */
+/* As the program plans it, with this backend's sizes. */
 static upg_status lay_slots(cuda_backend *b, upg_slot *slots, upg_live_range *ranges,
                             uint32_t *live, float *signs)
 {

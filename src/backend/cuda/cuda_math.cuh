@@ -1,5 +1,5 @@
 /* cuda_math.cuh: arithmetic that several kernels share: the last rounding of a coded product, the
- * blockwise Hadamard transform, int8 rounding, bit planes.
+ * blockwise Hadamard transform, int8 rounding, products of bits.
  *
  * Butterflies run by distance 1, 2, 4, … and scale once, as codec/rotation.c does, so that x' has
  * the same bits as on the host. Vectors in shared memory are padded by one word in 16: passes of
@@ -137,54 +137,86 @@ static __device__ __forceinline__ void hadamard(float *x, uint32_t n, uint32_t l
         block_sync();
 }
 
-/* ---- bit planes -------------------------------------------------------------------------------
- */
+/* ---- products of bits and bytes ----------------------------------------------------------------
+ * One word of a tile's row holds 32 bits. Masked with 0x01010101 << s it is four bytes, 2^s or 0,
+ * of inputs s, 8 + s, 16 + s and 24 + s: an operand of the int8 tensor-core product as it stands.
+ * Eight masks use up the word; sum s counts 2^s-fold. So the inputs of a tile are stored as bytes
+ * in this order: word 16·t + 2·s + h holds inputs 128·h + 32·t + s + {0, 8, 16, 24}, where lane t
+ * of four finds its 64 bytes side by side. */
 
-/* Where word `word` (inputs 32·word …) of plane p of a tile lies: as the instruction's B operand
- * wants it, so that lane l reads words l and 32 + l. */
-static __device__ __forceinline__ uint32_t plane_word(uint32_t group, uint32_t p)
+/* Input of byte i of a word of a tile. */
+static __device__ __forceinline__ uint32_t input_of(uint32_t word, uint32_t i)
 {
-    uint32_t tile = group >> 3, word = group & 7;
-
-    return tile * CU_PLANE_WORDS + (word >> 2) * 32 + p * 4 + (word & 3);
+    return (word & 1) * 128 + (word >> 4 & 3) * 32 + (word >> 1 & 7) + 8 * i;
 }
 
-/* One warp, one group of 32 inputs: lane l holds input l. */
-static __device__ __forceinline__ void store_planes(uint32_t *planes, uint32_t group, int q)
+/* Where input j of a vector lies in that order, in bytes (or elements). */
+static __device__ __forceinline__ uint32_t place_of(uint32_t j)
 {
-    uint32_t lane = threadIdx.x & 31, mine = 0;
+    uint32_t word = (j >> 5 & 3) * 16 + (j & 7) * 2 + (j >> 7 & 1);
 
-#pragma unroll
-    for (int p = 0; p < 8; p++) {
-        uint32_t word = __ballot_sync(~0u, q >> p & 1);
-
-        if (lane == (uint32_t)p)
-            mine = word;
-    }
-    if (lane < 8)
-        planes[plane_word(group, lane)] = mine;
+    return (j & ~255u) + word * 4 + (j >> 3 & 3);
 }
 
-static __device__ __forceinline__ void mma_b1(int c[4], uint4 a, uint32_t b0, uint32_t b1)
+/* Rounded to the nearest even integer; |x·inverse| < 2^22. The low byte is the int8 code. */
+static __device__ __forceinline__ uint32_t rounded(float x, float inverse)
 {
-    asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
+    return __float_as_uint(__fadd_rn(__fmul_rn(x, inverse), 12582912.0f));
+}
+
+static __device__ __forceinline__ uint32_t pack_codes(const float x[4], float inverse)
+{
+    uint32_t low = __byte_perm(rounded(x[0], inverse), rounded(x[1], inverse), 0x0040);
+    uint32_t high = __byte_perm(rounded(x[2], inverse), rounded(x[3], inverse), 0x0040);
+
+    return __byte_perm(low, high, 0x5410);
+}
+
+static __device__ __forceinline__ void mma_i8(int c[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                              uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
                  "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
                  : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/* Sums over the planes: afterwards lanes with l % 4 = 0 hold Σ_j b_j·q_j of rows l/4 and 8 + l/4.
- */
-static __device__ __forceinline__ void weigh_planes(const int c[4], int *low, int *high)
+/* The 64 bytes of inputs that a lane of group g < n (its row of the batch) wants; zeros elsewhere
+ * must be in x from the start. */
+static __device__ __forceinline__ void load_codes(uint4 x[4], uint32_t shared_address, bool mine)
 {
-    int t = threadIdx.x & 3, w0 = 1 << 2 * t, w1 = t == 3 ? -128 : 2 << 2 * t;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; "
+                     "@p ld.shared.v4.u32 {%0,%1,%2,%3}, [%4]; }"
+                     : "+r"(x[i].x), "+r"(x[i].y), "+r"(x[i].z), "+r"(x[i].w)
+                     : "r"(shared_address + 16 * i), "r"((uint32_t)mine));
+}
 
-    *low = c[0] * w0 + c[1] * w1;
-    *high = c[2] * w0 + c[3] * w1;
-    *low += __shfl_xor_sync(~0u, *low, 1);
-    *high += __shfl_xor_sync(~0u, *high, 1);
-    *low += __shfl_xor_sync(~0u, *low, 2);
-    *high += __shfl_xor_sync(~0u, *high, 2);
+/* Sums of one tile: c[s] += (bits & mask s)·x for the eight masks. */
+static __device__ __forceinline__ void multiply_tile(int c[8][4], uint4 bits, const uint4 x[4])
+{
+#pragma unroll
+    for (int s = 0; s < 8; s++) {
+        const uint32_t m = 0x01010101u << s;
+        const uint4    v = x[s >> 1];
+
+        mma_i8(c[s], bits.x & m, bits.y & m, bits.z & m, bits.w & m, s & 1 ? v.z : v.x,
+               s & 1 ? v.w : v.y);
+    }
+}
+
+/* Register r of the sums: Σ_j b_j·q_j; then the sums are zero again. */
+static __device__ __forceinline__ int take_sum(int c[8][4], int r)
+{
+    int sum = 0;
+
+#pragma unroll
+    for (int s = 0; s < 8; s++) {
+        sum += c[s][r] >> s;
+        c[s][r] = 0;
+    }
+    return sum;
 }
 
 /* ---- who owns which tile (cuda_shared.h) ------------------------------------------------------

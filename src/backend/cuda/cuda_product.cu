@@ -7,32 +7,39 @@
 namespace
 {
 
-/* ---- u = (2B − 1)·q for N rows ------------------------------------------------------------------
+/* ---- u = (2B − 1)·q for up to 8 rows -----------------------------------------------------------
  * One block owns what one block of the token kernel owns; it streams its part of the tape through
- * registers, DEPTH tiles of 512 bytes in flight for each warp. */
-template <int N>
+ * registers, DEPTH tiles of 512 bytes in flight for each warp. The 8 columns of the tensor-core
+ * product are rows of the batch. */
 __global__ void __launch_bounds__(CU_THREADS)
-    bits_kernel(cu_product p, cu_tape tape, const uint32_t *planes, uint32_t plane_stride,
-                const int32_t *sums, int32_t *u)
+    bits_kernel(cu_product p, cu_tape tape, const uint32_t *codes, uint32_t code_stride,
+                const int32_t *sums, uint32_t n_batch, int32_t *u)
 {
-    enum { DEPTH = 8 };
-    extern __shared__ uint32_t shared_planes[];
-    const uint32_t             warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const uint32_t             words = p.n_ktiles * CU_PLANE_WORDS;
-    cu_share                   s = share_of(p.n_units, blockIdx.x, tape.n_ctas);
-    uint32_t                   n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
-    uint32_t                   row_tile = unit / p.n_ktiles, k = unit % p.n_ktiles;
-    bool                       begins = k == 0;
-    const uint4               *from = (const uint4 *)tape.bytes +
+    enum { DEPTH = 4 };
+    extern __shared__ __align__(16) uint32_t shared_codes[];
+    const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const uint32_t words = p.n_ktiles * CU_TILE_WORDS;
+    cu_share       s = share_of(p.n_units, blockIdx.x, tape.n_ctas);
+    uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
+    uint32_t       row_tile = unit / p.n_ktiles, k = unit % p.n_ktiles;
+    uint32_t       at = (uint32_t)__cvta_generic_to_shared(shared_codes) + 4 * (g * words + 16 * t);
+    bool           begins = k == 0, mine = g < n_batch;
+    const uint4   *from = (const uint4 *)tape.bytes +
                         ((uint64_t)tape.base[blockIdx.x] + p.offset[blockIdx.x] + warp) * 32 + lane;
-    int c[N][4];
+    int   c[8][4], minus[2];
+    uint4 x[4];
 
-    for (uint32_t i = threadIdx.x; i < N * words; i += CU_THREADS)
-        shared_planes[i] = planes[(uint64_t)(i / words) * plane_stride + i % words];
+    for (uint32_t i = threadIdx.x; i < n_batch * words; i += CU_THREADS)
+        shared_codes[i] = codes[(uint64_t)(i / words) * code_stride + i % words];
     __syncthreads();
 #pragma unroll
-    for (int t = 0; t < N; t++)
-        c[t][0] = c[t][1] = c[t][2] = c[t][3] = 0;
+    for (int i = 0; i < 8; i++)
+        c[i][0] = c[i][1] = c[i][2] = c[i][3] = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        x[i] = make_uint4(0, 0, 0, 0);
+    minus[0] = 2 * t < n_batch ? sums[2 * t] : 0;
+    minus[1] = 2 * t + 1 < n_batch ? sums[2 * t + 1] : 0;
     for (uint32_t i = 0; i < n; i += DEPTH) {
         uint4 bits[DEPTH];
 
@@ -44,24 +51,18 @@ __global__ void __launch_bounds__(CU_THREADS)
         for (int d = 0; d < DEPTH; d++) {
             if (i + d >= n)
                 break;
-#pragma unroll
-            for (int t = 0; t < N; t++) {
-                const uint32_t *b = shared_planes + t * words + k * CU_PLANE_WORDS + lane;
-
-                mma_b1(c[t], bits[d], b[0], b[32]);
-            }
+            load_codes(x, at + 4 * CU_TILE_WORDS * k, mine);
+            multiply_tile(c, bits[d], x);
             if (++k == p.n_ktiles || i + d + 1 == n) {
 #pragma unroll
-                for (int t = 0; t < N; t++) {
-                    int      low, high, minus = begins ? sums[t] : 0;
-                    int32_t *to = u + (uint64_t)t * p.n_u + row_tile * CU_TILE_ROWS + (lane >> 2);
+                for (int r = 0; r < 4; r++) {
+                    int      sum = 2 * take_sum(c, r) - (begins ? minus[r & 1] : 0);
+                    uint32_t row = 2 * t + (r & 1);
 
-                    weigh_planes(c[t], &low, &high);
-                    if ((lane & 3) == 0) {
-                        atomicAdd(to, 2 * low - minus);
-                        atomicAdd(to + 8, 2 * high - minus);
-                    }
-                    c[t][0] = c[t][1] = c[t][2] = c[t][3] = 0;
+                    if (row < n_batch)
+                        atomicAdd(u + (uint64_t)row * p.n_u + row_tile * CU_TILE_ROWS + g +
+                                      8 * (r >> 1),
+                                  sum);
                 }
                 begins = true;
                 k = 0;
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(CU_THREADS)
     uint32_t end = (uint32_t)((uint64_t)p.n_rows * (blockIdx.x + 1) / gridDim.x);
     float   *to = out + (uint64_t)blockIdx.y * out_stride;
 
-    fir_rows(&p, u + (uint64_t)blockIdx.y * p.n_u, scales[blockIdx.y], begin, end, staged,
+    fir_rows(p.bands, u + (uint64_t)blockIdx.y * p.n_u, scales[blockIdx.y], begin, end, staged,
              [&](uint32_t row, float y) { to[row] = add ? to[row] + y : y; });
 }
 
@@ -226,41 +227,28 @@ __global__ void __launch_bounds__(512) read_kernel(const uint4 *from, uint64_t n
         *out = sum;
 }
 
-template <int N>
-int launch_bits(const cu_product *p, cu_tape tape, const cu_prepared *in, uint32_t row0, int32_t *u,
-                cudaStream_t stream)
-{
-    size_t      bytes = (size_t)N * p->n_ktiles * CU_PLANE_WORDS * 4;
-    uint32_t    stride = in->stride / 4;
-    cudaError_t e = cudaFuncSetAttribute((const void *)bits_kernel<N>,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-
-    if (e != cudaSuccess)
-        return e;
-    bits_kernel<N><<<tape.n_ctas, CU_THREADS, bytes, stream>>>(
-        *p, tape, in->planes + (size_t)row0 * stride, stride, in->sums + row0, u);
-    return cudaGetLastError();
-}
-
 } // namespace
 
 extern "C" int cu_launch_bits(const cu_product *p, cu_tape tape, const cu_prepared *in,
-                              uint32_t row0, uint32_t n, int32_t *u, cu_stream stream)
+                              uint32_t row0, uint32_t n, uint32_t shared_limit, int32_t *u,
+                              cu_stream stream)
 {
+    size_t      row_bytes = (size_t)p->n_ktiles * CU_TILE_COLUMNS, stride = in->stride / 4;
+    uint32_t    most = (uint32_t)(shared_limit / row_bytes);
     cudaError_t e = cudaMemsetAsync(u, 0, (size_t)n * p->n_u * sizeof *u, stream);
-    int         done = 0;
 
-    for (uint32_t at = 0; e == cudaSuccess && at < n; at += (uint32_t)done) {
-        uint32_t left = n - at;
-        int32_t *to = u + (size_t)at * p->n_u;
-
-        done = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        while ((size_t)done * p->n_ktiles * CU_PLANE_WORDS * 4 > 96 << 10 && done > 1)
-            done /= 2;
-        e = (cudaError_t)(done == 8   ? launch_bits<8>(p, tape, in, row0 + at, to, stream)
-                          : done == 4 ? launch_bits<4>(p, tape, in, row0 + at, to, stream)
-                          : done == 2 ? launch_bits<2>(p, tape, in, row0 + at, to, stream)
-                                      : launch_bits<1>(p, tape, in, row0 + at, to, stream));
+    most = most < CU_FEW_ROWS ? most : CU_FEW_ROWS;
+    for (uint32_t at = 0, few; e == cudaSuccess && at < n; at += few) {
+        few = n - at < most ? n - at : most;
+        e = cudaFuncSetAttribute((const void *)bits_kernel,
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)(few * row_bytes));
+        if (e != cudaSuccess)
+            break;
+        bits_kernel<<<tape.n_ctas, CU_THREADS, few * row_bytes, stream>>>(
+            *p, tape, in->codes + (row0 + at) * stride, (uint32_t)stride, in->sums + row0 + at, few,
+            u + (size_t)at * p->n_u);
+        e = cudaGetLastError();
     }
     return e;
 }

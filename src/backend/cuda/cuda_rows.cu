@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(CU_THREADS)
 __device__ void prepare(float *x, const cu_prepared *to, uint32_t row, double *slots, int *sum,
                         uint32_t *bad)
 {
-    uint32_t n = to->width, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    uint32_t n = to->width, lane = threadIdx.x & 31;
     uint64_t first = (uint64_t)row * to->stride;
     float    max = 0.0f, inverse, scale;
     int      total = 0;
@@ -125,15 +125,22 @@ __device__ void prepare(float *x, const cu_prepared *to, uint32_t row, double *s
     if (!good)
         mark(bad);
     scale = int8_scale(block_max(max, (float *)slots), &inverse);
-    for (uint32_t group = warp; group < to->stride / 32; group += CU_WARPS) {
-        uint32_t j = 32 * group + lane;
-        int      q = j < n ? __float2int_rn(x[pad(j)] * inverse) : 0;
+    for (uint32_t j = threadIdx.x; j < to->stride; j += CU_THREADS)
+        to->halves[first + j] =
+            __half_as_ushort(__int2half_rn(j < n ? __float2int_rn(x[pad(j)] * inverse) : 0));
+    for (uint32_t w = threadIdx.x; w < to->stride / 4; w += CU_THREADS) {
+        float    v[4];
+        uint32_t word;
 
-        to->codes[first + j] = (int8_t)q;
-        to->halves[first + j] = __half_as_ushort(__int2half_rn(q));
-        total += q;
-        if (row < CU_FEW_ROWS)
-            store_planes(to->planes + (uint64_t)row * (to->stride / 4), group, q);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t j = w / CU_TILE_WORDS * CU_TILE_COLUMNS + input_of(w % CU_TILE_WORDS, i);
+
+            v[i] = j < n ? x[pad(j)] : 0.0f;
+        }
+        word = pack_codes(v, inverse);
+        to->codes[first / 4 + w] = word;
+        total = __dp4a((int)word, 0x01010101, total);
     }
     for (int d = 16; d > 0; d >>= 1)
         total += __shfl_xor_sync(~0u, total, d);
@@ -284,12 +291,24 @@ __global__ void merge_kernel(const float *partial, const float *softmax, cu_kv k
 typedef void (*attention_function)(const float *, uint32_t, const cu_row *, uint8_t *const *, cu_kv,
                                    uint32_t, uint32_t, float *, float *);
 
-template <int DIMS, int HEADS> attention_function attention_of(int type, uint32_t *words)
+template <int TYPE> attention_function attention_of(uint32_t head_dim, uint32_t *words)
 {
-    *words = attend_words<DIMS, HEADS>();
-    return type == KV_F16   ? attention_kernel<KV_F16, DIMS, HEADS>
-           : type == KV_F32 ? attention_kernel<KV_F32, DIMS, HEADS>
-                            : attention_kernel<KV_I8, DIMS, HEADS>;
+    constexpr int HALF = TYPE == KV_F32 ? KV_F16 : TYPE; /* f32 pages take the general form */
+
+    if (TYPE != KV_F32 && head_dim == 128) {
+        *words = attend_words<8, 4>();
+        return attention_kernel<HALF, TENSOR + 8, 4>;
+    }
+    if (TYPE != KV_F32 && head_dim == 64) {
+        *words = attend_words<4, 4>();
+        return attention_kernel<HALF, TENSOR + 4, 4>;
+    }
+    if (head_dim <= 128) {
+        *words = attend_words<8, 2>();
+        return attention_kernel<TYPE, 8, 2>;
+    }
+    *words = attend_words<32, 1>();
+    return attention_kernel<TYPE, 32, 1>;
 }
 
 template <typename F> cudaError_t allow_shared(F *kernel, size_t bytes)
@@ -376,9 +395,9 @@ extern "C" int cu_launch_attention(const float *q, uint32_t q_stride, const cu_r
                                    cu_stream stream)
 {
     uint32_t           words;
-    attention_function run = kv.head_dim <= 64    ? attention_of<4, 4>(kv.type, &words)
-                             : kv.head_dim <= 128 ? attention_of<8, 4>(kv.type, &words)
-                                                  : attention_of<32, 1>(kv.type, &words);
+    attention_function run = kv.type == KV_F16   ? attention_of<KV_F16>(kv.head_dim, &words)
+                             : kv.type == KV_F32 ? attention_of<KV_F32>(kv.head_dim, &words)
+                                                 : attention_of<KV_I8>(kv.head_dim, &words);
     size_t      bytes = (words + (size_t)kv.n_heads / kv.n_kv_heads * kv.head_dim) * sizeof(float);
     cudaError_t e = allow_shared(run, bytes);
 

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "backend/cuda/cuda_backend.h"
+#include "base/clock.h"
 
 /* ---- errors -----------------------------------------------------------------------------------
  */
@@ -167,8 +168,8 @@ static int product(cuda_backend *b, const upg_op *op, uint32_t row0, uint32_t n,
     for (uint32_t done = 0; e == cudaSuccess && done < n; done += CU_FEW_ROWS) {
         uint32_t few = n - done < CU_FEW_ROWS ? n - done : CU_FEW_ROWS;
 
-        e = cu_launch_bits(&bound->product, b->tape, &in->prepared, row0 + done, few, b->u,
-                           b->stream);
+        e = cu_launch_bits(&bound->product, b->tape, &in->prepared, row0 + done, few,
+                           b->shared_limit - 1024, b->u, b->stream);
         if (e == cudaSuccess)
             e = cu_launch_fir(&bound->product, b->u, in->prepared.scales + row0 + done, few,
                               out + (size_t)done * out_stride, out_stride, add, b->stream);
@@ -303,6 +304,10 @@ static upg_status run_ops(cuda_backend *b, const upg_batch *batch, upg_error *er
     if (st != UPG_OK)
         return st;
     CUDA_TRY(b, "starting a batch", cudaMemsetAsync(b->bad, 0, sizeof *b->bad, b->stream));
+    if (batch->op_ns != NULL) {
+        CUDA_TRY(b, "starting a batch", cudaStreamSynchronize(b->stream));
+        batch->op_ns[0] = upg_now_ns();
+    }
     for (uint32_t i = 0; i < b->program->n_ops; i++) {
         const upg_op *op = &b->program->ops[i];
 
@@ -312,6 +317,10 @@ static upg_status run_ops(cuda_backend *b, const upg_batch *batch, upg_error *er
                             b->program->n_ops);
         }
         CUDA_TRY(b, upg_op_name(op->code), run_op(b, op, batch));
+        if (batch->op_ns != NULL) {
+            CUDA_TRY(b, upg_op_name(op->code), cudaStreamSynchronize(b->stream));
+            batch->op_ns[i + 1] = upg_now_ns();
+        }
     }
     CUDA_TRY(
         b, "reading a result",
@@ -336,7 +345,7 @@ upg_status upg_cuda_run(upg_backend *backend, const upg_batch *batch, upg_error 
         b->lost = true;
         return upg_fail(err, UPG_E_DEVICE_LOST, "the GPU is gone: open the model again");
     }
-    if (batch->n_rows == 1 && b->one_launch)
+    if (batch->n_rows == 1 && b->one_launch && batch->op_ns == NULL)
         return run_token(b, batch, err);
     return run_ops(b, batch, err);
 }

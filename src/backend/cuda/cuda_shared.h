@@ -28,7 +28,8 @@ enum {
     CU_TILE_ROWS = 16,
     CU_TILE_COLUMNS = 256,
     CU_TILE_BYTES = 512,
-    CU_PLANE_WORDS = 64, /* of one tile's inputs: 8 bit planes of 256 bits */
+    CU_TILE_WORDS = 64, /* u32 of one tile's inputs, as bytes in the order of cuda_math.cuh */
+    CU_RECORD_BANDS = 8,
     CU_MAX_TAPS = 16,
     CU_FEW_ROWS = 8,    /* up to so many rows multiply with the stored bits */
     CU_SUM_LIMIT = 2048 /* Σ|p| up to here: values are exact in fp16 */
@@ -91,11 +92,10 @@ typedef struct cu_row {
 /* A prepared input, for a batch. */
 typedef struct cu_prepared {
     float       *values; /* plain: f32 [rows][stride] */
-    int8_t      *codes;  /* rotated: i8 [rows][stride], zero past the width */
-    uint32_t    *planes; /* bit planes of the first 8 rows: [row][n_ktiles · 64] */
-    uint16_t    *halves; /* codes as fp16 [rows][stride] */
+    uint32_t    *codes;  /* rotated: q as bytes, u32 [rows][stride / 4], in the order of products */
+    uint16_t    *halves; /* q as fp16 [rows][stride], zero past the width */
     float       *scales; /* [rows] */
-    int32_t     *sums;   /* [rows]: Σ codes */
+    int32_t     *sums;   /* [rows]: Σ q */
     const float *signs;  /* [width] */
     uint32_t     width, stride, log_block, rotated;
 } cu_prepared;
@@ -129,15 +129,24 @@ typedef struct cu_step {
     uint32_t          width, log_block; /* of the input vector */
     const cu_product *product;          /* EMBED, NORM, ROTATED: what is multiplied */
     const cu_product *source;           /* whose u is read */
-    const float      *norm, *signs;
+    const float      *norm;             /* NORM, EMBED: norm's weights with the rotation's signs */
+    const float      *signs;            /* MERGE, SWIGLU */
     int32_t          *u, *u_in, *u_clear;
     uint32_t          n_clear; /* a multiple of 4 */
     const float      *residual_in;
     float            *residual_out;
-    float            *rotated, *block_max; /* x' and the largest magnitude of each block */
-    float            *scale_out;           /* s_x of the input prepared here */
-    const float      *scale_in;            /* s_x of `source`'s input */
+    float            *rotated;   /* x' in the order of products, zero past the width */
+    float            *block_max; /* the largest magnitude of each rotation block */
+    float            *scale_out; /* s_x of the input prepared here */
+    const float      *scale_in;  /* s_x of `source`'s input */
 } cu_step;
+
+/* A step with all it needs at hand: blocks fetch the next one while they wait at a barrier. */
+typedef struct __attribute__((aligned(64))) cu_record {
+    cu_step    step;
+    cu_product product, source;        /* copies */
+    cu_band    bands[CU_RECORD_BANDS]; /* of source, when it has no more */
+} cu_record;
 
 /* What changes from token to token; written by the host, token and position by the kernel too. */
 typedef struct cu_token_state {
@@ -148,26 +157,26 @@ typedef struct cu_token_state {
 } cu_token_state;
 
 typedef struct cu_token_args {
-    const cu_step  *steps;
-    uint32_t        first_step, end_step, n_tokens, n_pages_ring;
-    cu_tape         tape;
-    const uint32_t *tape_begin, *tape_end; /* [n_ctas]: tiles of these steps in each tape */
-    cu_token_state *state;
-    uint8_t *const *pages;
-    cu_kv           kv;
-    cu_embedding    embedding;
-    const float    *inv_freq, *long_inv_freq;
-    float           attention_scaling, norm_eps;
-    float          *angles;  /* f32 [2][rotary/2] */
-    float          *partial; /* f32 [head][split][head_dim] */
-    float          *softmax; /* f32 [head][split][2]: max, sum */
-    float          *logits;
-    float          *best_value; /* [n_ctas] */
-    int32_t        *best_token;
-    int32_t        *tokens_out; /* [n_tokens] */
-    uint32_t       *barrier;
-    uint32_t        barrier_base, n_splits;
-    uint32_t        max_ktiles, max_width; /* sizes of the parts of shared memory */
+    const cu_record *records;
+    uint32_t         first_step, end_step, n_tokens, n_pages_ring;
+    cu_tape          tape;
+    const uint32_t  *tape_begin, *tape_end; /* [n_ctas]: tiles of these steps in each tape */
+    cu_token_state  *state;
+    uint8_t *const  *pages;
+    cu_kv            kv;
+    cu_embedding     embedding;
+    const float     *inv_freq, *long_inv_freq;
+    float            attention_scaling, norm_eps;
+    float           *angles;  /* f32 [2][rotary/2] */
+    float           *partial; /* f32 [head][split][head_dim] */
+    float           *softmax; /* f32 [head][split][2]: max, sum */
+    float           *logits;
+    float           *best_value; /* [n_ctas] */
+    int32_t         *best_token;
+    int32_t         *tokens_out; /* [n_tokens] */
+    uint32_t        *barrier;
+    uint32_t         barrier_base, n_splits;
+    uint32_t         max_ktiles, max_width; /* sizes of the parts of shared memory */
 } cu_token_args;
 
 /* ---- launches; all return a cudaError_t as int --------------------------------------------- */
@@ -185,7 +194,7 @@ int cu_launch_prepare(float *x, uint32_t x_stride, const cu_prepared *to, uint32
                       uint32_t *bad, cu_stream stream);
 /* u i32 [n][n_u], zeroed here; n ≤ 8. */
 int cu_launch_bits(const cu_product *host_product, cu_tape tape, const cu_prepared *in,
-                   uint32_t row0, uint32_t n, int32_t *u, cu_stream stream);
+                   uint32_t row0, uint32_t n, uint32_t shared_limit, int32_t *u, cu_stream stream);
 /* out[row][…] (+)= FIR of u */
 int cu_launch_fir(const cu_product *host_product, const int32_t *u, const float *scales, uint32_t n,
                   float *out, uint32_t out_stride, bool add, cu_stream stream);

@@ -94,7 +94,7 @@ static void add_from_residual(planner *p, const upg_op *op, const cuda_op *bound
     cu_step      *s = add_step(p, p->residual ? CU_STEP_NORM : CU_STEP_EMBED, op->layer);
 
     rotation_of(b, p->norm_op->out, s);
-    s->norm = p->norm->norm;
+    s->norm = p->norm->signed_norm;
     if (p->residual)
         bind_source(p, p->residual, s);
     s->residual_in = b->residual[p->turn];
@@ -204,6 +204,12 @@ static uint32_t max_u32(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
+/* x' in tiles of 256 inputs; what lies past the width stays zero. */
+static size_t rotated_bytes(uint32_t n)
+{
+    return (n + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_COLUMNS * sizeof(float);
+}
+
 static void take_memory(cuda_backend *b)
 {
     const upg_model_config *c = &b->program->weights->config;
@@ -223,7 +229,7 @@ static void take_memory(cuda_backend *b)
         uint32_t n = i == 0 ? width : c->ffn;
 
         b->residual[i] = upg_cuda_take(b, c->hidden * sizeof(float));
-        b->rotated[i] = upg_cuda_take(b, n * sizeof(float));
+        b->rotated[i] = upg_cuda_take(b, rotated_bytes(n));
         b->block_max[i] = upg_cuda_take(b, n * sizeof(float));
     }
     b->scale = upg_cuda_take(b, b->n_products * sizeof(float));
@@ -254,6 +260,32 @@ static void fill_args(cuda_backend *b)
     t->n_splits = t->n_splits == 0 ? 1 : t->n_splits > MAX_SPLITS ? MAX_SPLITS : t->n_splits;
 }
 
+/* Host copies of the two products beside each step. */
+static const cu_record *lay_records(cuda_backend *b)
+{
+    const cu_record *first = NULL;
+
+    for (uint32_t i = 0; i < b->n_steps; i++) {
+        cu_record        r = { .step = b->steps[i] };
+        const cu_record *at;
+
+        for (uint32_t k = 0; b->base && k < b->program->n_ops; k++) {
+            const cuda_op *bound = &b->ops[k];
+
+            if (bound->on_device != NULL && bound->on_device == r.step.product)
+                r.product = bound->product;
+            if (bound->on_device == NULL || bound->on_device != r.step.source)
+                continue;
+            r.source = bound->product;
+            if (bound->product.n_bands <= CU_RECORD_BANDS)
+                memcpy(r.bands, bound->bands, bound->product.n_bands * sizeof *bound->bands);
+        }
+        at = upg_cuda_table(b, &r, sizeof r);
+        first = i == 0 ? at : first;
+    }
+    return first;
+}
+
 bool upg_cuda_plan_steps(cuda_backend *b)
 {
     uint32_t n_layers = b->program->weights->config.n_layers, which = 0;
@@ -275,7 +307,7 @@ bool upg_cuda_plan_steps(cuda_backend *b)
     b->n_steps = p.n_steps;
     if (b->base)
         set_clearing(&p);
-    b->token.steps = upg_cuda_table(b, b->steps, b->n_steps * sizeof *b->steps);
+    b->token.records = lay_records(b);
     return true;
 }
 
@@ -300,6 +332,14 @@ upg_status upg_cuda_prepare_steps(cuda_backend *b, upg_error *err)
 
         if (e == cudaSuccess)
             e = cudaMemsetAsync(b->token.barrier, 0, 256, b->stream);
+        if (e != cudaSuccess)
+            return upg_cuda_check(e, "clearing device memory", err);
+    }
+    for (int i = 0; b->one_launch && i < 2; i++) {
+        const upg_model_config *c = &b->program->weights->config;
+        int                     e = cudaMemsetAsync(b->rotated[i], 0,
+                                                    rotated_bytes(i ? c->ffn : c->n_heads * c->head_dim), b->stream);
+
         if (e != cudaSuccess)
             return upg_cuda_check(e, "clearing device memory", err);
     }

@@ -89,8 +89,10 @@ __device__ __forceinline__ void load_page(const ring *r, uint32_t slot, const ui
                 address_of(&r->full[slot])),
             "r"(bytes)
             : "memory");
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-                     "[%1], %2, [%3];" ::"r"(address_of(r->data + slot * PAGE_BYTES)),
+        asm volatile("{ .reg .b64 once; createpolicy.fractional.L2::evict_first.b64 once, 1.0; "
+                     "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                     ".L2::cache_hint [%0], [%1], %2, [%3], once; }" ::"r"(
+                         address_of(r->data + slot * PAGE_BYTES)),
                      "l"(from), "r"(bytes), "r"(address_of(&r->full[slot]))
                      : "memory");
     }
@@ -143,57 +145,54 @@ __device__ __forceinline__ cursor advanced(cursor c, uint32_t tiles, uint32_t n_
     return c;
 }
 
-__device__ __forceinline__ void add_row_tile(const int c[4], uint32_t row_tile, int minus,
-                                             int32_t *u)
-{
-    int low, high;
-
-    weigh_planes(c, &low, &high);
-    if ((threadIdx.x & 3) == 0) {
-        int32_t *to = u + row_tile * CU_TILE_ROWS + (threadIdx.x >> 2 & 7);
-
-        atomicAdd(to, 2 * low - minus);
-        atomicAdd(to + 8, 2 * high - minus);
-    }
-}
-
-/* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. */
+/* The block's part of u += (2B − 1)·q; codes: the input as bytes. Returns the cursor behind. */
 __device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
-                                           const uint32_t *planes, int sum_q, int32_t *u,
+                                           const uint32_t *codes, int sum_q, int32_t *u,
                                            const ring *r, cursor at)
 {
     const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     cu_share       s = share_of(p->n_units, blockIdx.x, n_ctas);
     uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
     uint32_t       n_k = p->n_ktiles, row_tile = unit / n_k, k = unit % n_k;
-    int            c[4] = { 0, 0, 0, 0 };
+    uint32_t       input = address_of(codes) + 64 * (lane & 3); /* column 0: lanes 0 … 3 */
     int            minus = k == 0 ? sum_q : 0; /* Σq is taken off once for a row */
     cursor         mine = advanced(at, warp, r->n_pages);
+    int            c[8][4];
+    uint4          x[4];
 
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        c[i][0] = c[i][1] = c[i][2] = c[i][3] = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        x[i] = make_uint4(0, 0, 0, 0);
     for (uint32_t i = 0; i < n; i++) {
-        uint4    bits;
-        uint32_t b0 = planes[k * CU_PLANE_WORDS + lane],
-                 b1 = planes[k * CU_PLANE_WORDS + 32 + lane];
+        uint4 bits;
 
+        load_codes(x, input + 4 * CU_TILE_WORDS * k, lane < 4);
         barrier_wait(&r->full[mine.slot], mine.parity);
         bits = *(const uint4 *)(r->data + mine.slot * PAGE_BYTES + mine.tile * CU_TILE_BYTES +
                                 lane * 16);
-        mma_b1(c, bits, b0, b1);
+        multiply_tile(c, bits, x);
         __syncwarp();
         if (lane == 0)
             barrier_arrive(&r->empty[mine.slot]);
         if (++mine.slot == r->n_pages) /* a round is a page long */
             mine.slot = 0, mine.parity ^= 1;
-        if (++k == n_k) {
-            add_row_tile(c, row_tile, minus, u);
-            c[0] = c[1] = c[2] = c[3] = 0;
+        if (++k == n_k || i + 1 == n) {
+            int low = 2 * take_sum(c, 0) - minus, high = 2 * take_sum(c, 2) - minus;
+
+            if ((lane & 3) == 0) {
+                int32_t *to = u + row_tile * CU_TILE_ROWS + (lane >> 2);
+
+                atomicAdd(to, low);
+                atomicAdd(to + 8, high);
+            }
             minus = sum_q;
             k = 0;
             row_tile++;
         }
     }
-    if (n != 0 && k != 0)
-        add_row_tile(c, row_tile, minus, u);
     return advanced(at, s.n, r->n_pages);
 }
 
@@ -211,34 +210,37 @@ __device__ __forceinline__ cursor end_of_stream(const ring *r, cursor at)
  */
 
 struct block_memory {
-    float    *x;      /* padded vector, f32 */
-    int32_t  *staged; /* [FIR_SHARED] */
-    uint32_t *planes;
-    double   *slots; /* [32] */
-    int      *sum;
+    float     *x;      /* padded vector, f32 */
+    int32_t   *staged; /* [FIR_SHARED] */
+    uint32_t  *codes;  /* the input of the product */
+    double    *slots;  /* [32] */
+    int       *sum;
+    cu_record *records; /* [2]: the running step's and the next one's */
 };
 
-/* x·s at index j of n inputs becomes q; planes and Σq for the block. x(j) gives x'. */
+/* The input of the next product from x' : word(w) gives the four values of word w. Returns Σq. */
 template <typename F>
-__device__ __forceinline__ int quantise(uint32_t n, uint32_t n_ktiles, float inverse,
-                                        const block_memory *m, F x)
+__device__ __forceinline__ int quantise(uint32_t n_ktiles, float inverse, const block_memory *m,
+                                        F word)
 {
-    uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    int      sum = 0;
+    int sum = 0;
 
     if (threadIdx.x == 0)
         *m->sum = 0;
     block_sync();
-    for (uint32_t group = warp; group < 8 * n_ktiles; group += CU_WARPS) {
-        uint32_t j = 32 * group + lane;
-        int      q = j < n ? __float2int_rn(x(j) * inverse) : 0;
+#pragma unroll 3
+    for (uint32_t w = threadIdx.x; w < n_ktiles * CU_TILE_WORDS; w += CU_THREADS) {
+        float    v[4];
+        uint32_t codes;
 
-        sum += q;
-        store_planes(m->planes, group, q);
+        word(w, v);
+        codes = pack_codes(v, inverse);
+        m->codes[w] = codes;
+        sum = __dp4a((int)codes, 0x01010101, sum);
     }
     for (int d = 16; d > 0; d >>= 1)
         sum += __shfl_xor_sync(~0u, sum, d);
-    if (lane == 0)
+    if ((threadIdx.x & 31) == 0)
         atomicAdd(m->sum, sum);
     block_sync();
     return *m->sum;
@@ -307,34 +309,55 @@ __device__ void embed_row(const cu_embedding *e, uint32_t token, float *x)
     }
 }
 
+/* Bands of the product that a step reads. */
+__device__ __forceinline__ const cu_band *bands_of(const cu_record *r)
+{
+    return r->source.n_bands <= CU_RECORD_BANDS ? r->bands : r->source.bands;
+}
+
 /* EMBED and NORM: residual, norm, rotation; returns Σq. */
-__device__ int input_from_residual(const cu_token_args *a, uint32_t index, const cu_step *s,
+__device__ int input_from_residual(const cu_token_args *a, uint32_t index, const cu_record *r,
                                    const block_memory *m)
 {
-    uint32_t n = s->width;
-    float    inverse, scale;
-    double   squares = 0;
+    enum { EACH = 10 }; /* norm weights of a thread that are loaded ahead */
+    const cu_step *s = &r->step;
+    const uint32_t n = s->width;
+    float          inverse, scale, part = 0.0f, weight[EACH];
+    double         squares;
 
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        if (threadIdx.x + i * CU_THREADS < n)
+            weight[i] = __ldg(s->norm + threadIdx.x + i * CU_THREADS);
     if (s->kind == CU_STEP_EMBED) {
         embed_row(&a->embedding, (uint32_t)__ldcg(&a->state->token), m->x);
     } else {
+#pragma unroll 5
         for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
             m->x[pad(j)] = __ldcg(s->residual_in + j);
-        block_sync();
-        fir_rows(s->source, s->u_in, __ldcg(s->scale_in), 0, n, m->staged,
+        fir_rows(bands_of(r), s->u_in, __ldcg(s->scale_in), 0, n, m->staged,
                  [&](uint32_t row, float y) { m->x[pad(row)] += y; });
     }
-    if (blockIdx.x == 0)
-        for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
-            s->residual_out[j] = m->x[pad(j)];
-    for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
-        squares += (double)m->x[pad(j)] * (double)m->x[pad(j)];
-    squares = block_sum(squares, m->slots);
+    for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS) {
+        float x = m->x[pad(j)];
+
+        part = fmaf(x, x, part);
+        if (blockIdx.x == 0)
+            s->residual_out[j] = x;
+    }
+    squares = block_sum((double)part, m->slots);
     if (blockIdx.x == 0 && threadIdx.x == 0 && !is_number((float)squares))
         mark_bad(a, index);
     inverse = (float)(1.0 / sqrt(squares / n + (double)a->norm_eps));
-    for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
-        m->x[pad(j)] = m->x[pad(j)] * inverse * s->norm[j] * s->signs[j];
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        if (threadIdx.x + i * CU_THREADS < n) {
+            float *x = &m->x[pad(threadIdx.x + i * CU_THREADS)];
+
+            *x = *x * inverse * weight[i];
+        }
+    for (uint32_t j = threadIdx.x + EACH * CU_THREADS; j < n; j += CU_THREADS)
+        m->x[pad(j)] = m->x[pad(j)] * inverse * __ldg(s->norm + j);
     block_sync();
     hadamard(m->x, n, s->log_block);
     scale = int8_scale(largest(m->x, n, m), &inverse);
@@ -346,16 +369,24 @@ __device__ int input_from_residual(const cu_token_args *a, uint32_t index, const
             if (!is_number(m->x[pad(j << s->log_block)]))
                 mark_bad(a, index);
     }
-    return quantise(n, s->product->n_ktiles, inverse, m, [&](uint32_t j) { return m->x[pad(j)]; });
+    return quantise(r->product.n_ktiles, inverse, m, [&](uint32_t w, float v[4]) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t j = w / CU_TILE_WORDS * CU_TILE_COLUMNS + input_of(w % CU_TILE_WORDS, i);
+
+            v[i] = j < n ? m->x[pad(j)] : 0.0f;
+        }
+    });
 }
 
 /* ROTATED: x' lies in global memory, with the largest magnitude of each block. */
-__device__ int input_from_rotated(const cu_token_args *a, uint32_t index, const cu_step *s,
+__device__ int input_from_rotated(const cu_token_args *a, uint32_t index, const cu_record *r,
                                   const block_memory *m)
 {
-    uint32_t n_blocks = s->width >> s->log_block;
-    float    max = 0.0f, scale, inverse;
-    bool     good = true;
+    const cu_step *s = &r->step;
+    uint32_t       n_blocks = s->width >> s->log_block;
+    float          max = 0.0f, scale, inverse;
+    bool           good = true;
 
     for (uint32_t i = threadIdx.x; i < n_blocks; i += CU_THREADS) {
         float b = __ldcg(s->block_max + i);
@@ -371,8 +402,11 @@ __device__ int input_from_rotated(const cu_token_args *a, uint32_t index, const 
         if (threadIdx.x == 0)
             *s->scale_out = scale;
     }
-    return quantise(s->width, s->product->n_ktiles, inverse, m,
-                    [&](uint32_t j) { return __ldcg(s->rotated + j); });
+    return quantise(r->product.n_ktiles, inverse, m, [&](uint32_t w, float v[4]) {
+        float4 x = __ldcg((const float4 *)s->rotated + w);
+
+        v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
+    });
 }
 
 /* ---- rotated vectors --------------------------------------------------------------------------
@@ -390,23 +424,56 @@ __device__ void rotate_block(const cu_step *s, uint32_t block, const block_memor
     block_sync();
     hadamard(m->x, n, s->log_block);
     for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
-        s->rotated[block * n + i] = m->x[pad(i)];
+        s->rotated[place_of(block * n + i)] = m->x[pad(i)];
     max = largest(m->x, n, m);
     if (threadIdx.x == 0)
         s->block_max[block] = is_number(m->x[0]) ? max : INFINITY;
     block_sync();
 }
 
+/* Values of the heads of a rotation block. The weights of the splits come first, all at once. */
 __device__ void merge(const cu_token_args *a, const cu_step *s, const block_memory *m)
 {
-    uint32_t n = 1u << s->log_block;
+    const uint32_t n = 1u << s->log_block, hd = a->kv.head_dim, n_splits = a->n_splits;
+    float         *weights = (float *)m->staged; /* [heads of the block][n_splits] */
 
     for (uint32_t block = blockIdx.x; block < s->width >> s->log_block; block += gridDim.x) {
-        for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS) {
-            uint32_t j = block * n + i;
+        uint32_t head0 = block * n / hd, heads = (block * n + n - 1) / hd + 1 - head0;
 
-            m->x[pad(i)] = merge_splits(a->partial, a->softmax, a->n_splits, j / a->kv.head_dim,
-                                        a->kv.head_dim, j % a->kv.head_dim);
+        for (uint32_t h = threadIdx.x >> 5; h < heads; h += CU_WARPS) {
+            const float2 *ml = (const float2 *)a->softmax + (uint64_t)(head0 + h) * n_splits;
+            uint32_t      lane = threadIdx.x & 31;
+            float2        one = make_float2(-INFINITY, 0.0f), two = one;
+            float         max, sum;
+
+            if (lane < n_splits)
+                one = __ldcg(ml + lane);
+            if (lane + 32 < n_splits)
+                two = __ldcg(ml + lane + 32);
+            max = fmaxf(one.x, two.x);
+            for (int d = 16; d > 0; d >>= 1)
+                max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
+            one.x = one.x > -INFINITY ? expf(one.x - max) : 0.0f;
+            two.x = two.x > -INFINITY ? expf(two.x - max) : 0.0f;
+            sum = one.x * one.y + two.x * two.y;
+            for (int d = 16; d > 0; d >>= 1)
+                sum += __shfl_xor_sync(~0u, sum, d);
+            if (lane < n_splits)
+                weights[h * n_splits + lane] = __fdiv_rn(one.x, sum);
+            if (lane + 32 < n_splits)
+                weights[h * n_splits + lane + 32] = __fdiv_rn(two.x, sum);
+        }
+        block_sync();
+        for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS) {
+            uint32_t     j = block * n + i, head = j / hd;
+            const float *w = weights + (head - head0) * n_splits;
+            const float *from = a->partial + (uint64_t)head * n_splits * hd + j % hd;
+            float        x = 0.0f;
+
+#pragma unroll 8
+            for (uint32_t k = 0; k < n_splits; k++)
+                x = fmaf(__ldcg(from + (uint64_t)k * hd), w[k], x);
+            m->x[pad(i)] = x;
         }
         block_sync();
         rotate_block(s, block, m);
@@ -418,17 +485,18 @@ __device__ __forceinline__ float silu(float x)
     return x / (1.0f + expf(-x));
 }
 
-__device__ void swiglu(const cu_step *s, const block_memory *m)
+__device__ void swiglu(const cu_record *r, const block_memory *m)
 {
-    uint32_t n = 1u << s->log_block;
-    float    s_x = __ldcg(s->scale_in);
+    const cu_step *s = &r->step;
+    uint32_t       n = 1u << s->log_block;
+    float          s_x = __ldcg(s->scale_in);
 
     for (uint32_t block = blockIdx.x; block < s->width >> s->log_block; block += gridDim.x) {
-        uint32_t gate = block * n, up = s->source->row0[1] + block * n;
+        uint32_t gate = block * n, up = r->source.row0[1] + block * n;
 
-        fir_rows(s->source, s->u_in, s_x, gate, gate + n, m->staged,
+        fir_rows(bands_of(r), s->u_in, s_x, gate, gate + n, m->staged,
                  [&](uint32_t row, float y) { m->x[pad(row - gate)] = silu(y); });
-        fir_rows(s->source, s->u_in, s_x, up, up + n, m->staged,
+        fir_rows(bands_of(r), s->u_in, s_x, up, up + n, m->staged,
                  [&](uint32_t row, float y) { m->x[pad(row - up)] *= y; });
         rotate_block(s, block, m);
     }
@@ -456,9 +524,10 @@ __device__ void turn_heads(const cu_token_args *a, float *x, uint32_t n_heads)
 /* One KV head and one part of the keys for each item. The block whose part holds the token's own
  * position appends its key and value first. */
 template <int TYPE, int DIMS, int HEADS>
-__device__ void attention(const cu_token_args *a, uint32_t index, const cu_step *s,
+__device__ void attention(const cu_token_args *a, uint32_t index, const cu_record *r,
                           const block_memory *m)
 {
+    const cu_step *s = &r->step;
     const uint32_t hd = a->kv.head_dim, shared = a->kv.n_heads / a->kv.n_kv_heads;
     const uint32_t position = __ldcg(&a->state->position);
     const float    s_x = __ldcg(s->scale_in);
@@ -470,18 +539,18 @@ __device__ void attention(const cu_token_args *a, uint32_t index, const cu_step 
 
         split_range(position, a->kv.window, a->n_splits, split, &begin, &end);
         if (begin < end) {
-            fir_rows(s->source, s->u_in, s_x, q_row, q_row + shared * hd, m->staged,
+            fir_rows(bands_of(r), s->u_in, s_x, q_row, q_row + shared * hd, m->staged,
                      [&](uint32_t row, float y) { q[row - q_row] = y; });
             turn_heads(a, q, shared);
         }
         if (begin < end && end == position + 1) {
-            uint32_t k_row = s->source->row0[1] + head * hd, v_row = s->source->row0[2] + head * hd;
+            uint32_t k_row = r->source.row0[1] + head * hd, v_row = r->source.row0[2] + head * hd;
             uint32_t token = position % CU_PAGE_TOKENS, warp = threadIdx.x >> 5;
             uint8_t *page = a->pages[position / CU_PAGE_TOKENS];
 
-            fir_rows(s->source, s->u_in, s_x, k_row, k_row + hd, m->staged,
+            fir_rows(bands_of(r), s->u_in, s_x, k_row, k_row + hd, m->staged,
                      [&](uint32_t row, float y) { k[row - k_row] = y; });
-            fir_rows(s->source, s->u_in, s_x, v_row, v_row + hd, m->staged,
+            fir_rows(bands_of(r), s->u_in, s_x, v_row, v_row + hd, m->staged,
                      [&](uint32_t row, float y) { v[row - v_row] = y; });
             turn_heads(a, k, 1);
             if (warp < 2 &&
@@ -533,17 +602,18 @@ __device__ void best_of_block(float value, int32_t token, const block_memory *m,
     block_sync();
 }
 
-__device__ void logits(const cu_token_args *a, uint32_t index, const cu_step *s,
+__device__ void logits(const cu_token_args *a, uint32_t index, const cu_record *r,
                        const block_memory *m)
 {
-    uint32_t n = s->source->n_rows;
-    uint32_t begin = (uint32_t)((uint64_t)n * blockIdx.x / gridDim.x);
-    uint32_t end = (uint32_t)((uint64_t)n * (blockIdx.x + 1) / gridDim.x);
-    float    value = -INFINITY;
-    int32_t  token = INT32_MAX;
-    bool     good = true;
+    const cu_step *s = &r->step;
+    uint32_t       n = r->source.n_rows;
+    uint32_t       begin = (uint32_t)((uint64_t)n * blockIdx.x / gridDim.x);
+    uint32_t       end = (uint32_t)((uint64_t)n * (blockIdx.x + 1) / gridDim.x);
+    float          value = -INFINITY;
+    int32_t        token = INT32_MAX;
+    bool           good = true;
 
-    fir_rows(s->source, s->u_in, __ldcg(s->scale_in), begin, end, m->staged,
+    fir_rows(bands_of(r), s->u_in, __ldcg(s->scale_in), begin, end, m->staged,
              [&](uint32_t row, float y) {
                  a->logits[row] = y;
                  good = good && is_number(y);
@@ -578,21 +648,20 @@ __device__ void sample(const cu_token_args *a, uint32_t token_index, const block
 /* ---- the interpreter --------------------------------------------------------------------------
  */
 
+/* Begins and ends with a barrier of the block. */
 __device__ void grid_barrier(uint32_t *counter, uint32_t target)
 {
     block_sync();
     if (threadIdx.x == 0) {
         uint32_t seen;
 
-        __threadfence();
-        atomicAdd(counter, 1u);
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
         do
             asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
                          : "=r"(seen)
                          : "l"(counter)
                          : "memory");
         while ((int32_t)(seen - target) < 0);
-        __threadfence();
     }
     block_sync();
 }
@@ -616,50 +685,72 @@ __device__ void find_angles(const cu_token_args *a)
                    a->angles + half + i);
 }
 
+enum { RECORD_VECTORS = sizeof(cu_record) / 16 };
+
+static_assert(sizeof(cu_record) % 16 == 0 && (int)RECORD_VECTORS <= (int)CU_THREADS,
+              "a thread copies 16 bytes of a record at most");
+
+template <int TYPE, int DIMS, int HEADS>
+__device__ void run_step(const cu_token_args *a, uint32_t index, uint32_t token, const cu_record *r,
+                         const ring *pages, const block_memory *m, cursor *at)
+{
+    const cu_step *s = &r->step;
+    int            sum;
+
+    switch (s->kind) {
+    case CU_STEP_EMBED:
+        find_angles(a);
+        /* fall through */
+    case CU_STEP_NORM:
+    case CU_STEP_ROTATED:
+        clear_u(s);
+        sum = s->kind == CU_STEP_ROTATED ? input_from_rotated(a, index, r, m)
+                                         : input_from_residual(a, index, r, m);
+        *at = multiply(&r->product, a->tape.n_ctas, m->codes, sum, s->u, pages, *at);
+        break;
+    case CU_STEP_ATTENTION:
+        attention<TYPE, DIMS, HEADS>(a, index, r, m);
+        break;
+    case CU_STEP_MERGE:
+        merge(a, s, m);
+        break;
+    case CU_STEP_SWIGLU:
+        swiglu(r, m);
+        break;
+    case CU_STEP_LOGITS:
+        logits(a, index, r, m);
+        break;
+    case CU_STEP_SAMPLE:
+        sample(a, token, m);
+        break;
+    }
+}
+
+/* Each step's record is fetched while the step before runs. */
 template <int TYPE, int DIMS, int HEADS>
 __device__ void compute(const cu_token_args *a, const ring *r, const block_memory *m)
 {
-    cursor   at = { 0, 0, 0 };
-    uint32_t target = a->barrier_base;
-    bool     first = true;
+    const uint32_t n_steps = a->end_step - a->first_step, n = n_steps * a->n_tokens;
+    cursor         at = { 0, 0, 0 };
+    uint4          next;
 
-    for (uint32_t token = 0; token < a->n_tokens; token++) {
-        for (uint32_t i = a->first_step; i < a->end_step; i++) {
-            const cu_step *s = a->steps + i;
-            int            sum;
-
-            if (!first)
-                grid_barrier(a->barrier, target += gridDim.x);
-            first = false;
-            switch (s->kind) {
-            case CU_STEP_EMBED:
-                find_angles(a);
-                /* fall through */
-            case CU_STEP_NORM:
-            case CU_STEP_ROTATED:
-                clear_u(s);
-                sum = s->kind == CU_STEP_ROTATED ? input_from_rotated(a, i, s, m)
-                                                 : input_from_residual(a, i, s, m);
-                at = multiply(s->product, a->tape.n_ctas, m->planes, sum, s->u, r, at);
-                break;
-            case CU_STEP_ATTENTION:
-                attention<TYPE, DIMS, HEADS>(a, i, s, m);
-                break;
-            case CU_STEP_MERGE:
-                merge(a, s, m);
-                break;
-            case CU_STEP_SWIGLU:
-                swiglu(s, m);
-                break;
-            case CU_STEP_LOGITS:
-                logits(a, i, s, m);
-                break;
-            case CU_STEP_SAMPLE:
-                sample(a, token, m);
-                break;
-            }
-        }
-        at = end_of_stream(r, at);
+    if (threadIdx.x < RECORD_VECTORS)
+        ((uint4 *)m->records)[threadIdx.x] =
+            __ldg((const uint4 *)(a->records + a->first_step) + threadIdx.x);
+    block_sync();
+    for (uint32_t i = 0; i < n; i++) {
+        if (i + 1 < n && threadIdx.x < RECORD_VECTORS)
+            next = __ldg((const uint4 *)(a->records + a->first_step + (i + 1) % n_steps) +
+                         threadIdx.x);
+        run_step<TYPE, DIMS, HEADS>(a, a->first_step + i % n_steps, i / n_steps,
+                                    m->records + (i & 1), r, m, &at);
+        if ((i + 1) % n_steps == 0)
+            at = end_of_stream(r, at);
+        if (i + 1 == n)
+            break;
+        if (threadIdx.x < RECORD_VECTORS)
+            ((uint4 *)(m->records + (~i & 1)))[threadIdx.x] = next;
+        grid_barrier(a->barrier, a->barrier_base + (i + 1) * gridDim.x);
     }
 }
 
@@ -680,11 +771,13 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     __shared__ uint64_t                       full[MAX_PAGES], empty[MAX_PAGES];
     __shared__ double                         slots[32];
     __shared__ int                            sum;
-    ring                                      r = { full, empty, memory, a.n_pages_ring };
-    block_memory                              m;
+    __shared__ __align__(16) cu_record records[2];
+    ring                               r = { full, empty, memory, a.n_pages_ring };
+    block_memory                       m;
 
-    m.planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
-    m.staged = (int32_t *)(m.planes + a.max_ktiles * CU_PLANE_WORDS);
+    m.codes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
+    m.staged = (int32_t *)(m.codes + a.max_ktiles * CU_TILE_WORDS);
+    m.records = records;
     m.x = (float *)(m.staged + FIR_SHARED);
     m.slots = slots;
     m.sum = &sum;
@@ -723,7 +816,7 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     extern __shared__ __align__(1024) uint8_t memory[];
     __shared__ uint64_t                       full[MAX_PAGES], empty[MAX_PAGES];
     ring                                      r = { full, empty, memory, a.n_pages_ring };
-    uint32_t *planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES), slot = 0, parity = 1;
+    uint32_t *codes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES), slot = 0, parity = 1;
     cursor    at = { 0, 0, 0 };
 
     if (threadIdx.x == 0)
@@ -735,8 +828,8 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
 #endif
             barrier_init(&empty[i], PAGE_TILES);
         }
-    for (uint32_t i = threadIdx.x; i < a.max_ktiles * CU_PLANE_WORDS; i += CU_THREADS + 32)
-        planes[i] = 0x9E3779B9u * (i + 1);
+    for (uint32_t i = threadIdx.x; i < a.max_ktiles * CU_TILE_WORDS; i += CU_THREADS + 32)
+        codes[i] = 0x9E3779B9u * (i + 1);
     fence_barriers();
     __syncthreads();
     for (uint32_t i = 0; i < n * times; i++) {
@@ -758,7 +851,7 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
             continue;
         }
         if (MULTIPLY) {
-            at = multiply(p, a.tape.n_ctas, planes, 1, a.steps[0].u, &r, at);
+            at = multiply(p, a.tape.n_ctas, codes, 1, a.records[0].step.u, &r, at);
         } else {
             uint32_t warp = threadIdx.x >> 5;
             cursor   mine = at;
@@ -784,29 +877,29 @@ struct variant {
     uint32_t       attend;
 };
 
-template <int DIMS, int HEADS> variant variant_of(int type)
+template <int TYPE> variant variant_of(uint32_t head_dim)
 {
-    uint32_t words = attend_words<DIMS, HEADS>();
+    constexpr int HALF = TYPE == KV_F32 ? KV_F16 : TYPE; /* f32 pages take the general form */
 
-    if (type == KV_F16)
-        return { token_kernel<KV_F16, DIMS, HEADS>, words };
-    if (type == KV_F32)
-        return { token_kernel<KV_F32, DIMS, HEADS>, words };
-    return { token_kernel<KV_I8, DIMS, HEADS>, words };
+    if (TYPE != KV_F32 && head_dim == 128)
+        return { token_kernel<HALF, TENSOR + 8, 4>, attend_words<8, 4>() };
+    if (TYPE != KV_F32 && head_dim == 64)
+        return { token_kernel<HALF, TENSOR + 4, 4>, attend_words<4, 4>() };
+    if (head_dim <= 128)
+        return { token_kernel<TYPE, 8, 2>, attend_words<8, 2>() };
+    return { token_kernel<TYPE, 32, 1>, attend_words<32, 1>() };
 }
 
 variant find_variant(const cu_token_args *a)
 {
-    if (a->kv.head_dim <= 64)
-        return variant_of<4, 4>(a->kv.type);
-    if (a->kv.head_dim <= 128)
-        return variant_of<8, 4>(a->kv.type);
-    return variant_of<32, 1>(a->kv.type);
+    return a->kv.type == KV_F16   ? variant_of<KV_F16>(a->kv.head_dim)
+           : a->kv.type == KV_F32 ? variant_of<KV_F32>(a->kv.head_dim)
+                                  : variant_of<KV_I8>(a->kv.head_dim);
 }
 
 uint32_t shared_besides_ring(const cu_token_args *a)
 {
-    return 4 * (a->max_ktiles * CU_PLANE_WORDS + FIR_SHARED + x_words(a, find_variant(a).attend));
+    return 4 * (a->max_ktiles * CU_TILE_WORDS + FIR_SHARED + x_words(a, find_variant(a).attend));
 }
 
 } // namespace

@@ -100,7 +100,7 @@ static upg_status decode(upg_backend *backend, upg_cuda_way way, const upg_kv_vi
 {
     cuda_backend  *b = cuda_of(backend);
     upg_batch_row  row = { token, position, kv, NULL };
-    upg_batch      batch = { 1, &row, layout, NULL };
+    upg_batch      batch = { .n_rows = 1, .rows = &row, .kv_layout = layout };
     cu_token_state state = { token, position, kv->long_rope, 0 };
     timer          t;
     upg_status     st = UPG_OK;
