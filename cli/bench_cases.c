@@ -4,7 +4,8 @@
  * disturbance meets both. A case is
  *
  *   tgN     N tokens decoded one by one behind a few tokens; tgN@dD: behind D tokens
- *   ppN     a prompt of N tokens; ppN@dD: behind D tokens */
+ *   ppN     a prompt of N tokens; ppN@dD: behind D tokens
+ *   edit    an answer that is the prompt with changes, without guesses; edit+draftN: with them */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,8 @@ typedef struct bench_case {
     uint32_t     n, depth, threads;
     bench_series rate; /* tokens a second */
     double       token_bytes, token_macs;
+    bool         edit;
+    double       guessed; /* share of tokens that needed no pass */
 } bench_case;
 
 /* The limits with one number of threads. */
@@ -33,7 +36,7 @@ typedef struct bench_run {
     const bench_list *depths;
     char              device[128];
     bool              host; /* the device reads the memory that was measured */
-    bench_case        cases[2 * BENCH_MAX_LIST * BENCH_MAX_LIST];
+    bench_case        cases[2 * BENCH_MAX_LIST * (BENCH_MAX_LIST + 1)];
     uint32_t          n_cases;
     limits            limits[BENCH_MAX_LIST];
     uint32_t          n_limits;
@@ -125,6 +128,78 @@ static upg_status run_case(stage *s, bool prompt, uint32_t n, uint32_t depth, up
     return st;
 }
 
+/* ---- text editing -----------------------------------------------------------------------------
+ */
+
+enum { EDIT_TOKENS = 256, EDIT_CHANGED = 24 };
+
+/* Decodes the prompt again with every EDIT_CHANGED-th token replaced, which a mask of one token
+ * forces. */
+static upg_status decode_edited(upg_session *session, const stage *s, uint32_t *guessed,
+                                upg_error *err)
+{
+    uint32_t  *allowed = calloc(s->info.vocab_size / 32 + 1, sizeof *allowed);
+    upg_status st = allowed ? UPG_OK : cli_error(err, UPG_E_NOMEM, "no memory for a mask");
+
+    *guessed = 0;
+    for (uint32_t i = 0; i < EDIT_TOKENS && st == UPG_OK; i++) {
+        bool      changed = i % EDIT_CHANGED == EDIT_CHANGED - 1;
+        upg_token token = changed ? (upg_token)(i % s->info.vocab_size) : s->tokens[i];
+        upg_step  step = { .allowed = allowed };
+
+        allowed[token / 32] = 1u << token % 32;
+        st = upg_decode(&session, 1, &step, err);
+        allowed[token / 32] = 0;
+        if (st == UPG_OK && step.status != UPG_OK)
+            st = cli_error(err, step.status, "%.480s", upg_session_message(session));
+        *guessed += step.guessed;
+    }
+    free(allowed);
+    return st;
+}
+
+static upg_status edit_once(upg_session *session, const stage *s, double *rate, uint32_t *guessed,
+                            upg_error *err)
+{
+    upg_status st = upg_session_rewind(session, 0, err);
+    double     start;
+
+    if (st == UPG_OK)
+        st = upg_prefill(session, s->tokens, EDIT_TOKENS, NULL, err);
+    start = cli_now_s();
+    if (st == UPG_OK)
+        st = decode_edited(session, s, guessed, err);
+    *rate = EDIT_TOKENS / (cli_now_s() - start);
+    return st;
+}
+
+static upg_status run_edit(stage *s, uint32_t draft, upg_error *err)
+{
+    bench_case  *c = &s->run->cases[s->run->n_cases];
+    upg_session *session = NULL;
+    uint32_t     guessed = 0;
+    double       rate;
+    upg_status   st = bench_session(s->model, s->run->args, 2 * EDIT_TOKENS, draft, &session, err);
+
+    *c = (bench_case) { .name = "edit", .n = EDIT_TOKENS, .depth = EDIT_TOKENS, .edit = true };
+    if (draft > 0)
+        snprintf(c->name, sizeof c->name, "edit+draft%" PRIu32, draft);
+    c->threads = s->limits->threads;
+    c->token_bytes = bytes_of(s, c);
+    cli_signals_watch_session(session);
+    while (st == UPG_OK && c->rate.n < s->run->args->repetitions) {
+        measure_limits(s, false);
+        st = edit_once(session, s, &rate, &guessed, err);
+        bench_add(&c->rate, rate);
+    }
+    cli_signals_watch_session(s->session);
+    c->guessed = (double)guessed / EDIT_TOKENS;
+    c->token_bytes *= 1 - c->guessed; /* passes for each token */
+    upg_session_close(session);
+    s->run->n_cases += st == UPG_OK;
+    return st;
+}
+
 /* ---- one number of threads --------------------------------------------------------------------
  */
 
@@ -150,10 +225,10 @@ static upg_status make_session(stage *s, upg_error *err)
                          "-n %" PRIu32 " or -p %" PRIu32 " behind %" PRIu32
                          " tokens is more than the context of %" PRIu32 " tokens",
                          a->decode, a->prompt, depth, context);
-    s->tokens = bench_tokens(depth + after, s->info.vocab_size);
+    s->tokens = bench_tokens(depth + after + EDIT_TOKENS, s->info.vocab_size);
     if (!s->tokens)
         return cli_error(err, UPG_E_NOMEM, "no memory for %" PRIu32 " tokens", depth + after);
-    return bench_session(s->model, a, depth + after, &s->session, err);
+    return bench_session(s->model, a, depth + after, 0, &s->session, err);
 }
 
 static upg_status run_depths(stage *s, upg_error *err)
@@ -169,6 +244,10 @@ static upg_status run_depths(stage *s, upg_error *err)
         if (st == UPG_OK && a->prompt > 0)
             st = run_case(s, true, a->prompt, depth, err);
     }
+    if (st == UPG_OK && a->draft > 0)
+        st = run_edit(s, 0, err);
+    if (st == UPG_OK && a->draft > 0)
+        st = run_edit(s, a->draft, err);
     return st;
 }
 
@@ -243,6 +322,8 @@ static json_t *case_json(bench_run *run, bench_case *c)
         json_object_set_new(object, "bandwidth_fraction", json_null());
     if (c->prompt && run->host)
         cli_json_real(object, "int8_fraction", int8_fraction(run, c));
+    if (c->edit)
+        cli_json_real(object, "guessed", c->guessed);
     cli_json_u64(object, "threads", c->threads);
     cli_json_u64(object, "tokens", c->n);
     cli_json_u64(object, "depth", c->depth);
@@ -287,6 +368,8 @@ static void print_case(bench_run *run, bench_case *c)
         printf("%8.1f %%", 100 * bandwidth_fraction(run, c));
     if (run->host && c->prompt)
         printf("%8.1f %%", 100 * int8_fraction(run, c));
+    if (c->guessed > 0)
+        printf("   %.0f %% of the tokens guessed", 100 * c->guessed);
     putchar('\n');
 }
 

@@ -95,7 +95,7 @@ static upg_status trace_token(trace *t, upg_session *session, upg_error *err)
     }
     if (st == UPG_OK && step.status != UPG_OK)
         st = cli_error(err, step.status, "%.480s", upg_session_message(session));
-    if (st == UPG_OK && n > 0)
+    if (st == UPG_OK && n > 0 && t->times)
         add_token(t, n);
     return st;
 }
@@ -114,7 +114,7 @@ static upg_status run_trace(const bench_args *args, uint32_t depth, trace *t, up
     if (st == UPG_OK && !(tokens = bench_tokens(depth, info.vocab_size)))
         st = cli_error(err, UPG_E_NOMEM, "no memory for %" PRIu32 " tokens", depth);
     if (st == UPG_OK)
-        st = bench_session(model, args, depth + args->decode + 2, &session, err);
+        st = bench_session(model, args, depth + args->decode + 2, 0, &session, err);
     cli_signals_watch_session(session);
     if (st == UPG_OK)
         st = upg_prefill(session, tokens, depth, NULL, err);

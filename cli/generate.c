@@ -114,6 +114,14 @@ const cli_option cli_sampling_options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(cli_sampling_args, kv_int8),
       .help = "keys and values in 8 bits: half the memory" },
+    { .name = "draft",
+      .type = CLI_U32,
+      .argument = "N",
+      .offset = offsetof(cli_sampling_args, draft),
+      .max = 7,
+      .help = "guesses up to N tokens from what followed the last ones\n"
+              "before: the same text, faster where it repeats itself;\n"
+              "default: 0, off" },
     { 0 },
 };
 
@@ -179,6 +187,7 @@ upg_status cli_open_session(upg_model *model, const cli_sampling_args *args,
 {
     upg_session_options options = { .struct_size = sizeof options,
                                     .context_tokens = args->context,
+                                    .draft_tokens = args->draft,
                                     .kv_int8 = args->kv_int8,
                                     .shift_when_full = args->shift };
     upg_model_info      info = { .struct_size = sizeof info };
@@ -281,6 +290,7 @@ static upg_status generate_step(upg_session *session, upg_stream *stream, bool *
             return UPG_OK;
         return cli_error(err, step.status, "%.480s", upg_session_message(session));
     }
+    out->guessed += step.guessed;
     if (st == UPG_OK)
         st = keep_token(out, step.token, err);
     if (st != UPG_OK)
@@ -365,6 +375,8 @@ void cli_print_statistics(const cli_generated *g, const upg_sampling *sampling)
 
     fprintf(stderr, "prompt %zu tokens, %.1f tok/s; decode %zu tokens, %.1f tok/s; %s",
             g->prompt_tokens, prompt_rate, g->n_tokens, rate, endings[g->ending]);
+    if (g->guessed > 0)
+        fprintf(stderr, "; %zu guessed", g->guessed);
     if (sampling->temperature > 0)
         fprintf(stderr,
                 "; temperature %g, top-k %" PRIu32 ", top-p %g, min-p %g, seed %" PRIu64 "\n",

@@ -38,7 +38,7 @@ typedef struct cli_sampling_args {
     uint64_t seed;
     cli_list stops;
     bool     shift, kv_int8;
-    uint32_t context;
+    uint32_t context, draft;
 } cli_sampling_args;
 
 /** Rows of an option table, for a cli_sampling_args. */
@@ -67,7 +67,7 @@ typedef struct cli_generated {
     size_t     text_bytes, text_cap;
     upg_token *tokens; /* what was appended to the session; the caller frees */
     size_t     n_tokens, tokens_cap;
-    size_t     prompt_tokens;
+    size_t     prompt_tokens, guessed; /* guessed: of n_tokens, those that needed no pass */
     double     prompt_s, decode_s;
     cli_ending ending;
 } cli_generated;

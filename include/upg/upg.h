@@ -169,8 +169,10 @@ typedef struct upg_session upg_session;
 typedef struct upg_session_options {
     size_t   struct_size;
     uint32_t context_tokens; /* 0 = the model's */
-    uint32_t draft_tokens;   /* speculation by prompt lookup, up to 7; same text; 0 = off, and
-                              * E_UNSUPPORTED else in this version */
+    uint32_t draft_tokens;   /* guesses of what comes next, by looking up what followed the last
+                              * tokens before, up to 7; 0 = off. They ride in the pass of a token,
+                              * and those that come true need no pass of their own: the same text,
+                              * faster where it repeats itself */
     bool kv_int8;            /* instead of fp16: half the memory */
     bool shift_when_full;    /* drop the oldest half and compute the rest again at its new places,
                               * which takes as long as a prompt of that length; default: E_CONTEXT */
@@ -229,6 +231,7 @@ typedef struct upg_step {
     upg_token       token;   /* out: sampled (one that has a text) and appended; -1 = none */
     float           logprob; /* out: natural log, before temperature, penalties and masks; so top */
     bool            end;     /* out: token is one of the model's end tokens */
+    bool            guessed; /* out: it was guessed before (draft_tokens), no pass was needed */
     upg_status      status;  /* out: of this session alone: E_CONTEXT, E_CANCELLED; E_STATE (nothing
                               * to continue), E_ARG (nothing is allowed), E_NOMEM, E_DATA */
 } upg_step;

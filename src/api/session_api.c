@@ -37,13 +37,14 @@ static upg_status read_options(const upg_session_options *options, upg_session_s
     upg_status          st;
 
     UPG_TRY(upg_struct_in(options, &o, sizeof o, "upg_session_options", err));
-    if (o.draft_tokens > 0)
-        UPG_TRY(upg_fail(err, UPG_E_UNSUPPORTED,
-                         "upg_session_options.draft_tokens is %u: speculation is not supported, "
-                         "leave it 0",
-                         o.draft_tokens));
-    *settings =
-        (upg_session_settings) { o.context_tokens, o.kv_int8, o.shift_when_full, o.keep_logits };
+    if (o.draft_tokens > UPG_DRAFT_MAX)
+        UPG_TRY(upg_fail(err, UPG_E_ARG, "upg_session_options.draft_tokens is %u: at most %d",
+                         o.draft_tokens, UPG_DRAFT_MAX));
+    *settings = (upg_session_settings) { .context = o.context_tokens,
+                                         .draft = o.draft_tokens,
+                                         .kv_int8 = o.kv_int8,
+                                         .shift_when_full = o.shift_when_full,
+                                         .keep_logits = o.keep_logits };
 out:
     return st;
 }

@@ -33,12 +33,12 @@ upg_status upg_session_bytes(const upg_model *model, const upg_session_settings 
     pages = (context + (uint64_t)UPG_PAGE_TOKENS - 1) / UPG_PAGE_TOKENS;
     *bytes = pages * (layout.page_bytes + 64 + sizeof(uint8_t *)) + sizeof(upg_session) +
              (uint64_t)context * (sizeof(upg_token) + 1) +
-             (uint64_t)model->weights->config.vocab * sizeof(float);
+             (1 + (uint64_t)settings->draft) * model->weights->config.vocab * sizeof(float);
     return UPG_OK;
 }
 
 static upg_status create(upg_model *model, const upg_kv_layout *layout, uint32_t context,
-                         upg_session **session, upg_error *err)
+                         uint32_t draft, upg_session **session, upg_error *err)
 {
     upg_session *s = upg_calloc(1, sizeof *s, err);
     upg_status   st = s ? UPG_OK : UPG_E_NOMEM;
@@ -53,6 +53,7 @@ static upg_status create(upg_model *model, const upg_kv_layout *layout, uint32_t
     UPG_TRY((s->drawn = upg_calloc(context, 1, err)) ? UPG_OK : UPG_E_NOMEM);
     s->logits = upg_alloc_aligned(model->weights->config.vocab * sizeof *s->logits, err);
     UPG_TRY(s->logits ? UPG_OK : UPG_E_NOMEM);
+    UPG_TRY(upg_draft_init(&s->draft, draft, model->weights->config.vocab, err));
 out:
     if (st != UPG_OK) {
         upg_session_free(s);
@@ -71,7 +72,7 @@ upg_status upg_session_make(upg_model *model, const upg_session_settings *settin
 
     *session = NULL;
     UPG_TRY(layout_for(model, settings, &layout, &context, err));
-    UPG_TRY(create(model, &layout, context, session, err));
+    UPG_TRY(create(model, &layout, context, settings->draft, session, err));
     (*session)->keep_logits = settings->keep_logits;
     (*session)->shift_when_full = settings->shift_when_full;
 out:
@@ -89,7 +90,8 @@ upg_status upg_session_branch(const upg_session *parent, uint32_t n_tokens, upg_
     if (n_tokens > parent->length)
         return upg_fail(err, UPG_E_ARG, "fork at %" PRIu32 " tokens: the session has %" PRIu32,
                         n_tokens, parent->length);
-    UPG_TRY(create(parent->model, &parent->cache.layout, parent->context, &s, err));
+    UPG_TRY(
+        create(parent->model, &parent->cache.layout, parent->context, parent->draft.max, &s, err));
     UPG_TRY(upg_sampler_set(&s->sampler, &parent->sampler.settings, vocab, err));
     s->keep_logits = parent->keep_logits;
     s->shift_when_full = parent->shift_when_full;
@@ -122,6 +124,7 @@ upg_status upg_session_cut(upg_session *session, uint32_t n_tokens, upg_error *e
     if (session->computed > n_tokens)
         session->computed = n_tokens;
     session->logits_valid = false;
+    upg_draft_drop(&session->draft);
     upg_kv_cache_trim(&session->cache, session->computed);
     return UPG_OK;
 }
@@ -132,6 +135,7 @@ void upg_session_free(upg_session *session)
         return;
     upg_kv_cache_deinit(&session->cache);
     upg_sampler_deinit(&session->sampler);
+    upg_draft_deinit(&session->draft);
     upg_free(session->logits);
     upg_free(session->drawn);
     upg_free(session->tokens);

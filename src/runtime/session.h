@@ -8,6 +8,8 @@
  * Invariants outside of calls:
  *   1. computed ≤ length ≤ context. The cache holds positions below `computed` as one full forward
  *      pass under cache.view.long_rope gives them.
+ *      With guesses (draft.h) it holds draft.n − draft.at positions more, for tokens that the
+ *      history does not have; then computed = length.
  *   2. logits_valid: `logits` is what follows the last token, in one full forward pass over all of
  *      them (or over those before a shift dropped some).
  *
@@ -18,6 +20,7 @@
 
 #include <stdatomic.h>
 
+#include "runtime/draft.h"
 #include "runtime/engine.h"
 #include "runtime/kv_cache.h"
 #include "runtime/sampler.h"
@@ -26,6 +29,7 @@ struct upg_session {
     upg_model   *model; /* a reference */
     upg_kv_cache cache;
     upg_sampler  sampler;
+    upg_draft    draft;
     upg_token   *tokens; /* [context] */
     uint8_t     *drawn;  /* [context]: 1 when the token was sampled */
     uint32_t     context, length, computed;
@@ -41,6 +45,7 @@ struct upg_session {
 
 typedef struct upg_session_settings {
     uint32_t context; /* 0 = the model's */
+    uint32_t draft;   /* tokens to guess at most, ≤ UPG_DRAFT_MAX */
     bool     kv_int8, shift_when_full, keep_logits;
 } upg_session_settings;
 

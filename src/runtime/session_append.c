@@ -26,6 +26,7 @@ static void set_mode(upg_session *s, uint32_t n_tokens)
         return;
     s->cache.view.long_rope = long_rope;
     s->computed = 0;
+    upg_draft_drop(&s->draft);
 }
 
 /* Fills model->rows with positions from `computed` on; returns how many. */
@@ -117,6 +118,7 @@ static void shift(upg_session *s)
     memmove(s->drawn, s->drawn + n, s->length);
     s->dropped += n;
     s->computed = 0;
+    upg_draft_drop(&s->draft);
 }
 
 upg_status upg_session_make_room(upg_session *s, size_t n, upg_error *err)
@@ -172,6 +174,7 @@ upg_status upg_session_append(upg_session *s, const upg_token *tokens, size_t n,
     if (upg_session_take_cancel(s))
         return upg_fail(err, UPG_E_CANCELLED, "cancelled before the first token");
     UPG_TRY(upg_session_make_room(s, n, err));
+    upg_draft_drop(&s->draft);
     old_length = s->length;
     memcpy(s->tokens + old_length, tokens, n * sizeof *tokens);
     memset(s->drawn + old_length, 0, n);
