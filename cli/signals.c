@@ -42,6 +42,8 @@ void cli_signals_install(void)
 {
     install(SIGINT);
     install(SIGTERM);
+    if (upg_guard_maps(NULL) != UPG_OK) /* as without: such a file ends the program */
+        return;
 }
 
 void cli_signals_watch_session(upg_session *session)

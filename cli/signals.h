@@ -7,7 +7,8 @@
 
 #include "upg/upg.h"
 
-/** Installs the handlers; main calls it once. A signal that is ignored stays ignored (nohup). */
+/** Installs the handlers; main calls it once. A signal that is ignored stays ignored (nohup). Files
+ * that lose bytes while they are mapped become errors. */
 void cli_signals_install(void);
 /** What the handler cancels from now on; NULL for nothing. One of the two at a time. */
 void cli_signals_watch_session(upg_session *session);

@@ -51,8 +51,9 @@ typedef int32_t          upg_token; /* 0 <= token < vocab_size */
 typedef struct upg_model_options {
     size_t      struct_size;
     const char *device;  /* "cpu", "ref", "cuda:0", "vulkan:0"; NULL = the best (see the log) */
-    uint32_t    threads; /* CPU threads; 0 = one per physical core this process may use */
-    uint32_t    verify;  /* chunk hashes: 0 = header only, 1 = before the first pass, 2 = now; of
+    uint32_t    threads; /* CPU threads, at most 4096; 0 = one per physical core this process may
+                          * use; more than there are cores only make it slower (a warning) */
+    uint32_t verify;     /* chunk hashes: 0 = header only, 1 = before the first pass, 2 = now; of
                           * a checkpoint, which has none, weights are checked for NaN, infinity */
     uint64_t max_memory; /* bytes for weights and scratch; 0 = what there is. Less scratch makes
                           * long prompts slower */
@@ -71,6 +72,12 @@ UPG_FN upg_model_open(const char *path, const upg_model_options *options, upg_mo
  * layers would fit), E_DEVICE. */
 UPG_FN upg_model_open_synthetic(const char *shape, const upg_model_options *options,
                                 upg_model **model, upg_error *err);
+/** Asks for files that lose bytes while they are mapped (someone truncates them, the disk fails) to
+ * become UPG_E_IO of what met it, and of all that uses that model later. Without this the system
+ * ends the process by SIGBUS. Installs a handler for that signal in the whole process, once; faults
+ * of others go to the handler that was there before. The library does it only when asked. Errors:
+ * E_IO. */
+UPG_FN upg_guard_maps(upg_error *err);
 /** Drops the caller's reference; open sessions keep the model alive, streams its tokenizer. */
 UPG_API void upg_model_close(upg_model *model);
 
@@ -182,6 +189,8 @@ typedef struct upg_session_options {
 /** Device bytes such a session would take with a full context; allocates nothing. */
 UPG_FN upg_session_size(const upg_model *model, const upg_session_options *options, uint64_t *bytes,
                         upg_error *err);
+/** Errors: E_ARG, E_NOMEM, E_BUDGET when a full context would not fit the free memory (says what is
+ * needed and which context would fit); the cache itself grows with the tokens. */
 UPG_FN upg_session_create(upg_model *model, const upg_session_options *options,
                           upg_session **session, upg_error *err);
 /** A new session that shares the first `tokens` tokens of `parent`, copy on write, with its options
@@ -233,7 +242,7 @@ typedef struct upg_step {
     bool            end;     /* out: token is one of the model's end tokens */
     bool            guessed; /* out: it was guessed before (draft_tokens), no pass was needed */
     upg_status      status;  /* out: of this session alone: E_CONTEXT, E_CANCELLED; E_STATE (nothing
-                              * to continue), E_ARG (nothing is allowed), E_NOMEM, E_DATA */
+                              * to continue), E_ARG (nothing is allowed), E_NOMEM, E_DATA, E_IO */
 } upg_step;
 /** One token for each of n sessions of ONE model, in one pass over the weights; no allocation.
  * Fails as a whole only with E_ARG, E_BUSY, E_DEVICE_LOST. */

@@ -3,8 +3,26 @@
 
 #include "api/hooks.h"
 #include "api/struct_options.h"
+#include "base/cpu.h"
+#include "base/map_guard.h"
 #include "model/architecture.h"
 #include "runtime/engine.h"
+
+enum { MAX_THREADS = 4096 };
+
+static upg_status check_threads(const upg_model_options *o, upg_error *err)
+{
+    uint32_t cores = upg_cpu_cores();
+
+    if (o->threads > MAX_THREADS)
+        return upg_fail(err, UPG_E_ARG, "upg_model_options.threads is %u: at most %d", o->threads,
+                        MAX_THREADS);
+    if (o->threads > cores)
+        upg_hooks_log(&o->hooks, UPG_LOG_WARN,
+                      "%u threads on %u cores: more threads than cores wait for each other",
+                      o->threads, cores);
+    return UPG_OK;
+}
 
 typedef upg_status loader(const char *name, const upg_engine_settings *settings, upg_model **model,
                           upg_error *err);
@@ -36,6 +54,7 @@ UPG_API upg_status upg_model_open(const char *path, const upg_model_options *opt
     UPG_TRY(upg_struct_in(options, &o, sizeof o, "upg_model_options", err));
     if (o.verify > 2)
         UPG_TRY(upg_fail(err, UPG_E_ARG, "upg_model_options.verify is %u: 0, 1 or 2", o.verify));
+    UPG_TRY(check_threads(&o, err));
     UPG_TRY(open_by(upg_engine_load, path, &o, model, err));
 out:
     return st;
@@ -58,9 +77,15 @@ UPG_API upg_status upg_model_open_synthetic(const char *shape, const upg_model_o
                          "upg_model_options.verify is %u: a synthetic model has no hashes to "
                          "compare with",
                          o.verify));
+    UPG_TRY(check_threads(&o, err));
     UPG_TRY(open_by(upg_engine_load_synthetic, shape, &o, model, err));
 out:
     return st;
+}
+
+UPG_API upg_status upg_guard_maps(upg_error *err)
+{
+    return upg_map_guard_install(err);
 }
 
 UPG_API void upg_model_close(upg_model *model)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/map_guard.h"
 #include "base/system.h"
 
 static atomic_uint_fast64_t n_calls;
@@ -80,6 +81,7 @@ upg_status upg_map_open(const char *path, upg_map *map, upg_error *err)
             upg_system_large_pages(base, (size_t)size);
             map->base = base;
             map->bytes = (upg_span) { base, (size_t)size };
+            map->guard = upg_map_guard_add(base, (size_t)size);
         }
     }
     close(fd); /* the mapping keeps the file alive */
@@ -88,9 +90,22 @@ upg_status upg_map_open(const char *path, upg_map *map, upg_error *err)
 
 void upg_map_close(upg_map *map)
 {
+    upg_map_guard_remove(map->guard);
     if (map->base != NULL)
         munmap(map->base, map->bytes.size);
     *map = (upg_map) { 0 };
+}
+
+upg_status upg_map_check(const upg_map *map, upg_error *err)
+{
+    uint64_t lost = upg_map_guard_lost(map->guard);
+
+    if (lost == UINT64_MAX)
+        return UPG_OK;
+    return upg_fail(err, UPG_E_IO,
+                    "the file lost its bytes from offset %llu on while it was in use (it had %zu): "
+                    "was it truncated, did the disk fail? Put it back and open it again",
+                    (unsigned long long)lost, map->bytes.size);
 }
 
 upg_status upg_file_read(const char *path, upg_buffer *text, upg_error *err)

@@ -18,12 +18,16 @@
 typedef struct upg_map {
     upg_span bytes; /* valid until upg_map_close; empty for an empty file */
     void    *base;  /* private */
+    uint32_t guard; /* private: map_guard.h */
 } upg_map;
 
 /** Maps a regular file for reading. Errors (the path is NOT in the message; the caller prefixes
  * it): E_NOT_FOUND, E_IO, E_UNSUPPORTED for what is no regular file. */
 upg_status upg_map_open(const char *path, upg_map *map, upg_error *err);
 void       upg_map_close(upg_map *map);
+/** Whether the file still has all that was read through the map; asked after reading, it is never
+ * wrong. Errors: E_IO with the offset (the path is not in the message). */
+upg_status upg_map_check(const upg_map *map, upg_error *err);
 
 /** Reads a whole file into `text` (replaced). Errors: as upg_map_open; E_BUDGET above its max. */
 upg_status upg_file_read(const char *path, upg_buffer *text, upg_error *err);

@@ -1,5 +1,6 @@
 /* os_system.c: /proc, /sys and madvise of Linux; elsewhere nothing is known. */
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,7 +53,14 @@ static uint64_t number_in(const char *path)
     return value;
 }
 
-void upg_system_memory(uint64_t *total, uint64_t *available)
+static atomic_uint_fast64_t most_available = UINT64_MAX;
+
+void upg_system_memory_cap(uint64_t available)
+{
+    atomic_store(&most_available, available);
+}
+
+static void measure_memory(uint64_t *total, uint64_t *available)
 {
     uint64_t limit = number_in("/sys/fs/cgroup/memory.max");
     uint64_t used = number_in("/sys/fs/cgroup/memory.current");
@@ -64,6 +72,15 @@ void upg_system_memory(uint64_t *total, uint64_t *available)
     *total = limit;
     if (limit > used && limit - used < *available)
         *available = limit - used;
+}
+
+void upg_system_memory(uint64_t *total, uint64_t *available)
+{
+    uint64_t most = atomic_load(&most_available);
+
+    measure_memory(total, available);
+    if (most != UINT64_MAX && (*available == 0 || *available > most))
+        *available = most;
 }
 
 /* Zen 4 in a virtual machine, decoding from pages of 2 MiB instead of 4 KiB: 30 GB/s instead of 26

@@ -8,6 +8,8 @@
 /** Bytes of memory, and those that can be had without swapping; limits of a control group count. 0
  * where the system does not tell. */
 void upg_system_memory(uint64_t *total, uint64_t *available);
+/** Test hook: from now on no more than this is available; UINT64_MAX lifts it. */
+void upg_system_memory_cap(uint64_t available);
 /** The first GPU's name as its driver tells it, "" without one. */
 void upg_system_gpu(char *text, size_t cap);
 /** Asks for large pages under memory that will be read again and again: the processor then walks

@@ -529,6 +529,7 @@ upg_status upg_job_run(upg_job *job, upg_error *err)
                                         &writer, err));
     UPG_TRY(encode_all(job, pool, writer, err));
     UPG_TRY(finish(job, pool, writer, start, err));
+    UPG_TRY(upg_weights_check_maps(job->weights, err)); /* zeros are not what was to be coded */
     st = upg_container_commit(writer, err);
     writer = NULL; /* after a failure too */
     job->succeeded = st == UPG_OK;

@@ -238,6 +238,15 @@ upg_status upg_container_parse(upg_span bytes, const char *name, upg_container *
     return st;
 }
 
+upg_status upg_container_check_map(const upg_container *container, upg_error *err)
+{
+    upg_status st = upg_map_check(&container->map, err);
+
+    if (st != UPG_OK && container->n_dense > 0)
+        upg_error_prefix(err, "%s: ", container->dense[0]->file);
+    return st;
+}
+
 void upg_container_close(upg_container *container)
 {
     if (container == NULL)

@@ -82,6 +82,8 @@ upg_status upg_container_parse(upg_span bytes, const char *name, upg_container *
                                upg_error *err);
 /** NULL is fine. */
 void upg_container_close(upg_container *container);
+/** Whether the file still has what was read from it. Errors: E_IO naming it. */
+upg_status upg_container_check_map(const upg_container *container, upg_error *err);
 
 /** NULL when there is none of that name. */
 const upg_container_matrix *upg_container_matrix_find(const upg_container *container,

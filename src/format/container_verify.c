@@ -126,6 +126,8 @@ upg_status upg_container_verify(const char *path, upg_pool *pool, const upg_list
     UPG_TRY(upg_container_parse(map.bytes, path, &c, err)); /* fails when `found` did */
     UPG_TRY(found);
 out:
+    if (upg_map_check(&map, err) != UPG_OK) /* then it is no use to say what did not match */
+        st = UPG_E_IO;
     upg_container_close(c);
     upg_map_close(&map);
     if (st != UPG_OK)

@@ -122,12 +122,28 @@ upg_status upg_weights_open(const char *path, upg_weights **weights, upg_error *
         UPG_TRY(open_checkpoint(w, path, err));
     else
         UPG_TRY(open_container(w, path, err));
+    UPG_TRY(upg_weights_check_maps(w, err));
 out:
     if (st != UPG_OK) {
         upg_weights_close(w);
         w = NULL;
     }
     *weights = w;
+    return st;
+}
+
+upg_status upg_weights_check_maps(const upg_weights *weights, upg_error *err)
+{
+    const upg_weights_source *s = weights->source;
+    upg_status                st = UPG_OK;
+
+    if (s->checkpoint != NULL)
+        UPG_TRY(upg_checkpoint_check_maps(s->checkpoint, err));
+    if (s->container != NULL)
+        UPG_TRY(upg_container_check_map(s->container, err));
+    for (upg_part part = 0; part < UPG_PART_COUNT; part++)
+        UPG_TRY(upg_map_check(&s->parts[part], err));
+out:
     return st;
 }
 

@@ -77,6 +77,9 @@ typedef struct upg_weights {
  * type against the config; looks at no weight values but norms. Errors: as upg_model_open. */
 upg_status upg_weights_open(const char *path, upg_weights **weights, upg_error *err);
 void       upg_weights_close(upg_weights *weights);
+/** Whether the files still have what was read from them (base/map_guard.h): asked after weights
+ * were used. Errors: E_IO naming the file. */
+upg_status upg_weights_check_maps(const upg_weights *weights, upg_error *err);
 
 /** All matrices in file order: embed, layers' q k v o gate up down, head (unless tied). */
 uint32_t          upg_weights_matrix_count(const upg_weights *weights);

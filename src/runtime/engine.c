@@ -82,6 +82,9 @@ upg_status upg_engine_run(upg_model *model, uint32_t n_rows, const upg_kv_layout
     }
     st = model->class_->run(model->backend, &batch, err);
 out:
+    /* Whatever came out, of zeros it was not computed. */
+    if (st != UPG_E_CANCELLED && upg_weights_check_maps(model->weights, err) != UPG_OK)
+        st = UPG_E_IO;
     return st;
 }
 

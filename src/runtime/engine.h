@@ -75,7 +75,7 @@ void upg_engine_release(upg_model *model);
 void upg_engine_lock(upg_model *model);
 void upg_engine_unlock(upg_model *model);
 /** Runs the first n_rows of model->rows; the lock is held. Errors: as the backend's run; E_CORRUPT,
- * E_DATA from the check at the first pass. */
+ * E_DATA from the check at the first pass; E_IO when the file lost what was read. */
 upg_status upg_engine_run(upg_model *model, uint32_t n_rows, const upg_kv_layout *layout,
                           const atomic_bool *cancel, upg_error *err);
 

@@ -2,9 +2,11 @@
 #include "runtime/session.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/system.h"
 
 static upg_status layout_for(const upg_model *model, const upg_session_settings *settings,
                              upg_kv_layout *layout, uint32_t *context, upg_error *err)
@@ -63,6 +65,58 @@ out:
     return st;
 }
 
+/* Bytes of a session of so many tokens. */
+static uint64_t bytes_for(const upg_model *model, const upg_session_settings *settings,
+                          uint32_t context, bool kv_int8)
+{
+    upg_session_settings other = *settings;
+    uint64_t             bytes = 0;
+
+    other.context = context;
+    other.kv_int8 = kv_int8;
+    (void)upg_session_bytes(model, &other, &bytes, NULL); /* the context was checked */
+    return bytes;
+}
+
+/* The largest context that `available` bytes hold, a whole number of pages. */
+static uint64_t fitting_context(const upg_model *model, const upg_session_settings *settings,
+                                uint32_t context, uint64_t available)
+{
+    uint32_t pages = 0, too_many = context / UPG_PAGE_TOKENS + 1;
+
+    while (too_many - pages > 1) {
+        uint32_t middle = pages + (too_many - pages) / 2;
+
+        if (bytes_for(model, settings, middle * UPG_PAGE_TOKENS, settings->kv_int8) <= available)
+            pages = middle;
+        else
+            too_many = middle;
+    }
+    return (uint64_t)pages * UPG_PAGE_TOKENS;
+}
+
+/* The cache grows page by page; whether all of it will fit is said here, not in the middle of an
+ * answer. Other sessions and programs may take the memory meanwhile, so it is no promise. */
+static upg_status check_memory(const upg_model *model, const upg_session_settings *settings,
+                               uint32_t context, upg_error *err)
+{
+    uint64_t total, available, bytes = bytes_for(model, settings, context, settings->kv_int8);
+    char     smaller[80] = "";
+
+    upg_system_memory(&total, &available);
+    if (available == 0 || bytes <= available || model->class_->kv_allocate != NULL)
+        return UPG_OK; /* not known, enough, or the device's own */
+    if (!settings->kv_int8)
+        snprintf(smaller, sizeof smaller, "; kv_int8 would need %" PRIu64,
+                 bytes_for(model, settings, context, true));
+    return upg_fail(err, UPG_E_BUDGET,
+                    "a context of %" PRIu32 " tokens needs %" PRIu64
+                    " bytes for keys and values, there are %" PRIu64
+                    ": context_tokens up to %" PRIu64 " would fit%s",
+                    context, bytes, available, fitting_context(model, settings, context, available),
+                    smaller);
+}
+
 upg_status upg_session_make(upg_model *model, const upg_session_settings *settings,
                             upg_session **session, upg_error *err)
 {
@@ -72,6 +126,7 @@ upg_status upg_session_make(upg_model *model, const upg_session_settings *settin
 
     *session = NULL;
     UPG_TRY(layout_for(model, settings, &layout, &context, err));
+    UPG_TRY(check_memory(model, settings, context, err));
     UPG_TRY(create(model, &layout, context, settings->draft, session, err));
     (*session)->keep_logits = settings->keep_logits;
     (*session)->shift_when_full = settings->shift_when_full;

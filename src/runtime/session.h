@@ -52,7 +52,7 @@ typedef struct upg_session_settings {
 /** Bytes of a session with a full cache. Errors: E_ARG (a context larger than the model's). */
 upg_status upg_session_bytes(const upg_model *model, const upg_session_settings *settings,
                              uint64_t *bytes, upg_error *err);
-/** Errors: E_ARG, E_NOMEM. */
+/** Errors: E_ARG, E_NOMEM, E_BUDGET (a full context would not fit the free memory). */
 upg_status upg_session_make(upg_model *model, const upg_session_settings *settings,
                             upg_session **session, upg_error *err);
 /** A session with the first n_tokens of `parent`, sharing its pages. Errors: E_ARG, E_NOMEM. */

@@ -161,6 +161,15 @@ upg_status upg_checkpoint_open(const char *folder, upg_checkpoint **checkpoint, 
     return st;
 }
 
+upg_status upg_checkpoint_check_maps(const upg_checkpoint *checkpoint, upg_error *err)
+{
+    upg_status st = UPG_OK;
+
+    for (size_t i = 0; i < checkpoint->n_files && st == UPG_OK; i++)
+        st = upg_st_check_map(checkpoint->files[i], err);
+    return st;
+}
+
 void upg_checkpoint_close(upg_checkpoint *checkpoint)
 {
     if (checkpoint == NULL)

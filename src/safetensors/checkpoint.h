@@ -15,6 +15,8 @@ typedef struct upg_checkpoint upg_checkpoint;
 upg_status upg_checkpoint_open(const char *folder, upg_checkpoint **checkpoint, upg_error *err);
 /** NULL is fine. */
 void upg_checkpoint_close(upg_checkpoint *checkpoint);
+/** Whether all its files still have what was read from them. Errors: E_IO naming the file. */
+upg_status upg_checkpoint_check_maps(const upg_checkpoint *checkpoint, upg_error *err);
 
 size_t upg_checkpoint_count(const upg_checkpoint *checkpoint);
 /** Tensor i < upg_checkpoint_count by name (strcmp); borrowed from the checkpoint. */

@@ -348,6 +348,15 @@ out:
     return st;
 }
 
+upg_status upg_st_check_map(const upg_st *file, upg_error *err)
+{
+    upg_status st = upg_map_check(&file->map, err);
+
+    if (st != UPG_OK)
+        upg_error_prefix(err, "%s: ", file->name);
+    return st;
+}
+
 void upg_st_close(upg_st *file)
 {
     if (file == NULL)

@@ -39,6 +39,8 @@ upg_status upg_st_open(const char *path, upg_st **file, upg_error *err);
 upg_status upg_st_parse(upg_span bytes, const char *name, upg_st **file, upg_error *err);
 /** NULL is fine. */
 void upg_st_close(upg_st *file);
+/** upg_map_check of a mapped file, with its path. Errors: E_IO. */
+upg_status upg_st_check_map(const upg_st *file, upg_error *err);
 
 size_t upg_st_count(const upg_st *file);
 /** Tensor i < upg_st_count in file order; borrowed from the file. */

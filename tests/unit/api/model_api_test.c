@@ -27,6 +27,8 @@ static int tear_down(void **state)
 
 static void keep_line(void *user, upg_log level, const char *message)
 {
+    if (level == UPG_LOG_WARN) /* more threads than this machine has cores */
+        return;
     assert_int_equal(level, UPG_LOG_INFO);
     snprintf(user, 512, "%s", message);
 }
@@ -71,6 +73,36 @@ static void test_description(void **state)
     MUST_FAIL(UPG_E_ARG, "upg_model_info.struct_size", upg_model_describe(model, &info, err));
     upg_model_close(model);
     upg_model_close(NULL);
+}
+
+static void keep_warning(void *user, upg_log level, const char *message)
+{
+    if (level == UPG_LOG_WARN)
+        snprintf(user, 512, "%s", message);
+}
+
+/* More threads than cores work, and are warned of; absurd numbers are refused. */
+static void test_too_many_threads(void **state)
+{
+    char              line[512] = "";
+    upg_model_options options = { .struct_size = sizeof options,
+                                  .device = "cpu",
+                                  .threads = 300,
+                                  .hooks = { .log = keep_warning, .user = line } };
+    upg_model        *model = NULL;
+    upg_token         prompt[] = { 1, 2, 3 };
+    upg_session      *session;
+
+    (void)state;
+    MUST(upg_model_open_synthetic("phi4-micro:1", &options, &model, err));
+    assert_non_null(strstr(line, "300 threads on "));
+    session = make_session(model, NULL);
+    MUST(upg_prefill(session, prompt, 3, NULL, err));
+    upg_session_close(session);
+    upg_model_close(model);
+    options.threads = 4097;
+    MUST_FAIL(UPG_E_ARG, "threads is 4097: at most 4096",
+              upg_model_open(folder, &options, &model, err));
 }
 
 /* Synthetic models run as all others do, and are the same for any number of threads. */
@@ -267,6 +299,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_description),
         cmocka_unit_test(test_synthetic),
+        cmocka_unit_test(test_too_many_threads),
         cmocka_unit_test(test_tensors),
         cmocka_unit_test(test_sampling_defaults),
         cmocka_unit_test(test_evaluation),
