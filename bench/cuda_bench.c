@@ -367,6 +367,36 @@ static void trace(bench *b, uint32_t n)
     upg_free(batch.op_ns);
 }
 
+/* Thousands of clocks that the steps of each kind take in one token: before the product, in it, and
+ * until all blocks are there. */
+static void trace_steps(bench *b, uint32_t position)
+{
+    static const char *const names[] = { "embed", "norm",   "rotated", "attention",
+                                         "merge", "swiglu", "logits",  "sample" };
+    uint32_t                 n = b->tools->launches(b->backend, UPG_CUDA_STEPS);
+    long long               *clocks = upg_calloc(6 * (size_t)n, sizeof *clocks, &b->err);
+    int                     *kinds = upg_calloc(n, sizeof *kinds, &b->err);
+
+    check(b, clocks && kinds ? UPG_OK : UPG_E_NOMEM);
+    check(b, b->tools->trace(b->backend, &b->view, &b->layout, position, clocks, kinds, &b->err));
+    for (int block = 0; block < 2; block++) {
+        const long long *c = clocks + (size_t)block * 3 * n;
+
+        printf("  steps at %u, block %d, kclocks:", position, block);
+        for (int kind = 0; kind < 8; kind++) {
+            double sums[3] = { 0 };
+
+            for (uint32_t i = 0; i + 1 < n; i++)
+                for (int k = 0; kinds[i] == kind && k < 3; k++)
+                    sums[k] += (double)(c[3 * i + k + 1] - c[3 * i + k]) * 1e-3;
+            printf(" %s %.0f+%.0f+%.0f", names[kind], sums[0], sums[1], sums[2]);
+        }
+        printf("  all %.0f\n", (double)(c[3 * n - 1] - c[0]) * 1e-3);
+    }
+    upg_free(kinds);
+    upg_free(clocks);
+}
+
 static void measure(bench *b, uint32_t n_layers)
 {
     static const char *const types[] = { "fp16", "", "int8" };
@@ -386,6 +416,7 @@ static void measure(bench *b, uint32_t n_layers)
             speed = decode(b, UPG_CUDA_ONE_LAUNCH, "decode, one launch, empty context", 0);
             printf("  %.4f ms a token, %.4f ms for %u layers each with its share of the head\n",
                    1e3 / speed, 1e3 / speed / n_layers, n_layers);
+            trace_steps(b, 0);
             decode(b, UPG_CUDA_GRAPH, "decode, graph of steps, empty context", 0);
             decode(b, UPG_CUDA_STEPS, "decode, step by step, empty context", 0);
             decode_calls(b);
@@ -404,6 +435,7 @@ static void measure(bench *b, uint32_t n_layers)
             trace(b, 8);
             trace(b, PREFILL);
         }
+        trace_steps(b, 16384);
         close_pages(b);
     }
 }

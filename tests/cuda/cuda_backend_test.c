@@ -177,6 +177,26 @@ static double difference(const model *m, const float *got, const float *want, do
     return worst / (high - low);
 }
 
+/* The largest difference of every row, of the row's range. */
+static void print_rows(const model *m, const float *got, const float *want)
+{
+    uint32_t vocab = m->weights->config.vocab;
+
+    for (uint32_t i = 0; i < m->n; i++) {
+        float low = INFINITY, high = -INFINITY, worst = 0;
+
+        for (uint32_t k = 0; k < vocab; k++) {
+            float x = want[(size_t)i * vocab + k];
+
+            low = fminf(low, x);
+            high = fmaxf(high, x);
+            worst = fmaxf(worst, fabsf(got[(size_t)i * vocab + k] - x));
+        }
+        printf(" %u:%.1g", i, (double)(worst / (high - low)));
+    }
+    printf("\n");
+}
+
 static void expect_close(model *m, const float *want, upg_backend_options options, upg_kv_type kv,
                          uint32_t batch, double worst, double typical, const char *what)
 {
@@ -185,6 +205,8 @@ static void expect_close(model *m, const float *want, upg_backend_options option
 
     print_message("  %s, kv %d, batches of %u: %.2g of the range, rms %.2g\n", what, kv, batch, d,
                   rms);
+    if (!(d <= worst && rms <= typical))
+        print_rows(m, got, want);
     if (!(d <= worst && rms <= typical))
         fail_msg("%s: differs by %g of the range, rms %g", what, d, rms);
     upg_free(got);

@@ -258,16 +258,6 @@ static uint32_t padded_width(uint32_t width)
     return (width + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_COLUMNS;
 }
 
-/* Bytes of a slot for one row: values; or codes, halves and two words. */
-static size_t slot_bytes(const upg_slot *slot)
-{
-    size_t stride = padded_width(slot->width);
-
-    if (slot->kind == UPG_SLOT_F32 || !slot->prepared.rotated)
-        return 4 * stride;
-    return stride * (1 + 2) + 256;
-}
-
 static void bind_slot(cuda_backend *b, const upg_slot *slot, uint8_t *at, const float *signs,
                       cuda_slot *to)
 {
@@ -285,10 +275,11 @@ static void bind_slot(cuda_backend *b, const upg_slot *slot, uint8_t *at, const 
     to->prepared.halves = (uint16_t *)(void *)at;
     to->prepared.codes = (uint32_t *)(void *)(at + rows * stride * 2);
     to->prepared.scales = (float *)(void *)(at + rows * stride * 3);
-    to->prepared.sums = (int32_t *)(void *)(at + rows * (stride * 3 + 128));
+    to->prepared.sums = (int32_t *)(void *)(at + rows * (stride * 3 + 4));
 }
 
-/* As the program plans it, with this backend's sizes. */
+/* As the program plans it, for rows of whole tiles: what it sets aside for a rotated input, 9 bytes
+ * for each, covers the 3 and two words that bind_slot uses. */
 static upg_status lay_slots(cuda_backend *b, upg_slot *slots, upg_live_range *ranges,
                             uint32_t *live, float *signs)
 {
@@ -298,7 +289,7 @@ static upg_status lay_slots(cuda_backend *b, upg_slot *slots, upg_live_range *ra
 
     memcpy(slots, b->program->slots, n * sizeof *slots);
     for (uint32_t i = 0; i < n; i++)
-        slots[i].bytes = slot_bytes(&slots[i]);
+        slots[i].width = padded_width(slots[i].width);
     upg_live_ranges(b->program->ops, b->program->n_ops, n, ranges);
     bytes = upg_scratch_plan(ranges, n, slots, live);
     at = upg_cuda_take(b, bytes * b->max_rows);
@@ -307,7 +298,8 @@ static upg_status lay_slots(cuda_backend *b, upg_slot *slots, upg_live_range *ra
 
         if (slots[i].kind == UPG_SLOT_PREPARED && slots[i].prepared.rotated)
             s = lay_signs(b, &slots[i].prepared.rotation, signs);
-        bind_slot(b, &slots[i], at ? at + slots[i].offset * b->max_rows : NULL, s, &b->slots[i]);
+        bind_slot(b, &b->program->slots[i], at ? at + slots[i].offset * b->max_rows : NULL, s,
+                  &b->slots[i]);
     }
     return UPG_OK;
 }

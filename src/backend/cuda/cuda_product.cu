@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(CU_THREADS)
  * A warp owns 32 columns (one group) of a run of row tiles. 32 binary rows × 32 columns are turned
  * over by five exchanges, after which each lane has its column's bits in one register; windows of L
  * bits then index a table of all values. */
-enum { DECODE_TILES = 8, DECODE_WARPS = 8 };
+enum { DECODE_WARPS = 8, DECODE_ROWS = 256, DECODE_TILES = DECODE_ROWS * 5 / 16 + 8 };
 
 /* Lane i holds row i of a 32 × 32 bit matrix; afterwards it holds column i. */
 __device__ __forceinline__ uint32_t transpose_bits(uint32_t x)
@@ -108,26 +108,27 @@ __device__ __forceinline__ uint32_t transpose_bits(uint32_t x)
     return x;
 }
 
-/* One word of the code: binary row `row` of a band whose tiles begin at tile0, one group. */
-__device__ __forceinline__ uint32_t code_word(const cu_product *p, cu_tape tape, uint32_t tile0,
+/* The word of binary row `row` (of the run whose first tile is `first`), one group. */
+__device__ __forceinline__ uint32_t code_word(cu_tape tape, const uint32_t *tiles, uint32_t first,
                                               uint32_t row, uint32_t group)
 {
-    uint32_t unit = (tile0 + row / CU_TILE_ROWS) * p->n_ktiles + group / 8;
     uint32_t lane = row % 8 * 4 + group % 4, reg = (row / 8 & 1) + 2 * (group / 4 & 1);
 
-    return ((const uint32_t *)tape.bytes)[tile_of_unit(p, tape, unit) * 128 + lane * 4 + reg];
+    return __ldcs((const uint32_t *)tape.bytes + (uint64_t)tiles[row / CU_TILE_ROWS - first] * 128 +
+                  lane * 4 + reg);
 }
 
 /* grid: x runs over groups of 32·DECODE_WARPS columns, y over runs of rows, z over bands. */
 __global__ void __launch_bounds__(32 * DECODE_WARPS)
-    decode_kernel(cu_product p, cu_tape tape, uint32_t rows_each, __half *w, uint32_t stride)
+    decode_kernel(cu_product p, cu_tape tape, __half *w, uint32_t stride)
 {
+    __shared__ uint32_t      tiles[DECODE_TILES]; /* where the run's row tiles lie in the tape */
     extern __shared__ __half table[];
     const cu_band           *b = p.bands + blockIdx.z;
     uint32_t                 lane = threadIdx.x & 31;
     uint32_t                 group = blockIdx.x * DECODE_WARPS + (threadIdx.x >> 5);
-    uint32_t                 r = blockIdx.y * rows_each, end = min(r + rows_each, b->n_rows);
-    uint32_t                 tile0 = b->u0 / CU_TILE_ROWS, low, loaded, mask;
+    uint32_t                 r = blockIdx.y * DECODE_ROWS, end = min(r + DECODE_ROWS, b->n_rows);
+    uint32_t                 tile0 = b->u0 / CU_TILE_ROWS, low, loaded, mask, first, last;
     uint64_t                 bits = 0; /* bit i: binary row `loaded` − 1 − i of this column */
 
     if (r >= b->n_rows)
@@ -139,10 +140,15 @@ __global__ void __launch_bounds__(32 * DECODE_WARPS)
             value += i >> t & 1 ? b->taps[t] : -b->taps[t];
         table[i] = __int2half_rn(value);
     }
-    __syncthreads();
     mask = (1u << b->length) - 1;
     low = newest_bit(b, r) + 1 - b->length;
     loaded = low & ~31u;
+    first = loaded / CU_TILE_ROWS;
+    last = (b->n_binary - 1) / CU_TILE_ROWS;
+    last = min(last, newest_bit(b, end - 1) / CU_TILE_ROWS + 2);
+    for (uint32_t i = first + threadIdx.x; i <= last; i += 32 * DECODE_WARPS)
+        tiles[i - first] = (uint32_t)tile_of_unit(&p, tape, (tile0 + i) * p.n_ktiles + blockIdx.x);
+    __syncthreads();
     for (; r < end; r++) {
         uint32_t newest = newest_bit(b, r);
 
@@ -150,7 +156,7 @@ __global__ void __launch_bounds__(32 * DECODE_WARPS)
             uint32_t row = loaded + lane, word = 0;
 
             if (row < b->n_binary && group < 8 * p.n_ktiles)
-                word = code_word(&p, tape, tile0, row, group);
+                word = code_word(tape, tiles, first, row, group);
             bits = bits << 32 | __brev(transpose_bits(word));
             loaded += 32;
         }
@@ -265,16 +271,15 @@ extern "C" int cu_launch_fir(const cu_product *p, const int32_t *u, const float 
 extern "C" int cu_launch_decode(const cu_product *p, cu_tape tape, uint16_t *w, uint32_t stride,
                                 cu_stream stream)
 {
-    uint32_t    rows_each = 256, groups = (stride / 32 + DECODE_WARPS - 1) / DECODE_WARPS;
-    dim3        grid(groups, (p->n_rows + rows_each - 1) / rows_each, p->n_bands);
+    uint32_t    groups = (stride / 32 + DECODE_WARPS - 1) / DECODE_WARPS;
+    dim3        grid(groups, (p->n_rows + DECODE_ROWS - 1) / DECODE_ROWS, p->n_bands);
     size_t      bytes = sizeof(__half) << p->max_length;
     cudaError_t e = cudaFuncSetAttribute((const void *)decode_kernel,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
 
     if (e != cudaSuccess)
         return e;
-    decode_kernel<<<grid, 32 * DECODE_WARPS, bytes, stream>>>(*p, tape, rows_each, (__half *)w,
-                                                              stride);
+    decode_kernel<<<grid, 32 * DECODE_WARPS, bytes, stream>>>(*p, tape, (__half *)w, stride);
     return cudaGetLastError();
 }
 

@@ -176,6 +176,7 @@ typedef struct cu_token_args {
     int32_t         *tokens_out; /* [n_tokens] */
     uint32_t        *barrier;
     uint32_t         barrier_base, n_splits;
+    long long       *trace; /* NULL, or [2 blocks][steps][3]: clocks at begin, product, end */
     uint32_t         max_ktiles, max_width; /* sizes of the parts of shared memory */
 } cu_token_args;
 

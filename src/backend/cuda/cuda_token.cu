@@ -145,48 +145,42 @@ __device__ __forceinline__ cursor advanced(cursor c, uint32_t tiles, uint32_t n_
     return c;
 }
 
-/* The block's part of u += (2B − 1)·q; codes: the input as bytes. Returns the cursor behind. */
+/* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. */
 __device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
-                                           const uint32_t *codes, int sum_q, int32_t *u,
+                                           const uint32_t *planes, int sum_q, int32_t *u,
                                            const ring *r, cursor at)
 {
     const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     cu_share       s = share_of(p->n_units, blockIdx.x, n_ctas);
     uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
     uint32_t       n_k = p->n_ktiles, row_tile = unit / n_k, k = unit % n_k;
-    uint32_t       input = address_of(codes) + 64 * (lane & 3); /* column 0: lanes 0 … 3 */
     int            minus = k == 0 ? sum_q : 0; /* Σq is taken off once for a row */
+    int            c[4] = { 0, 0, 0, 0 };
     cursor         mine = advanced(at, warp, r->n_pages);
-    int            c[8][4];
-    uint4          x[4];
 
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        c[i][0] = c[i][1] = c[i][2] = c[i][3] = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        x[i] = make_uint4(0, 0, 0, 0);
     for (uint32_t i = 0; i < n; i++) {
-        uint4 bits;
+        const uint32_t *b = planes + k * CU_TILE_WORDS + lane;
+        const uint32_t  b0 = b[0], b1 = b[32];
+        uint4           bits;
 
-        load_codes(x, input + 4 * CU_TILE_WORDS * k, lane < 4);
         barrier_wait(&r->full[mine.slot], mine.parity);
         bits = *(const uint4 *)(r->data + mine.slot * PAGE_BYTES + mine.tile * CU_TILE_BYTES +
                                 lane * 16);
-        multiply_tile(c, bits, x);
+        mma_b1(c, bits, b0, b1);
         __syncwarp();
         if (lane == 0)
             barrier_arrive(&r->empty[mine.slot]);
         if (++mine.slot == r->n_pages) /* a round is a page long */
             mine.slot = 0, mine.parity ^= 1;
         if (++k == n_k || i + 1 == n) {
-            int low = 2 * take_sum(c, 0) - minus, high = 2 * take_sum(c, 2) - minus;
+            int low, high;
 
+            take_planes(c, &low, &high);
             if ((lane & 3) == 0) {
                 int32_t *to = u + row_tile * CU_TILE_ROWS + (lane >> 2);
 
-                atomicAdd(to, low);
-                atomicAdd(to + 8, high);
+                atomicAdd(to, 2 * low - minus);
+                atomicAdd(to + 8, 2 * high - minus);
             }
             minus = sum_q;
             k = 0;
@@ -212,7 +206,8 @@ __device__ __forceinline__ cursor end_of_stream(const ring *r, cursor at)
 struct block_memory {
     float     *x;      /* padded vector, f32 */
     int32_t   *staged; /* [FIR_SHARED] */
-    uint32_t  *codes;  /* the input of the product */
+    uint32_t  *planes; /* the input of the product */
+    uint32_t  *codes;  /* before; shares memory with staged */
     double    *slots;  /* [32] */
     int       *sum;
     cu_record *records; /* [2]: the running step's and the next one's */
@@ -242,6 +237,8 @@ __device__ __forceinline__ int quantise(uint32_t n_ktiles, float inverse, const 
         sum += __shfl_xor_sync(~0u, sum, d);
     if ((threadIdx.x & 31) == 0)
         atomicAdd(m->sum, sum);
+    block_sync();
+    make_planes(m->codes, n_ktiles, m->planes);
     block_sync();
     return *m->sum;
 }
@@ -706,7 +703,11 @@ __device__ void run_step(const cu_token_args *a, uint32_t index, uint32_t token,
         clear_u(s);
         sum = s->kind == CU_STEP_ROTATED ? input_from_rotated(a, index, r, m)
                                          : input_from_residual(a, index, r, m);
-        *at = multiply(&r->product, a->tape.n_ctas, m->codes, sum, s->u, pages, *at);
+        if (a->trace != NULL && threadIdx.x == 0 && token == 0 &&
+            (blockIdx.x == 0 || blockIdx.x == gridDim.x / 2))
+            a->trace[(blockIdx.x != 0) * 3 * (a->end_step - a->first_step) +
+                     3 * (index - a->first_step) + 1] = clock64();
+        *at = multiply(&r->product, a->tape.n_ctas, m->planes, sum, s->u, pages, *at);
         break;
     case CU_STEP_ATTENTION:
         attention<TYPE, DIMS, HEADS>(a, index, r, m);
@@ -733,6 +734,9 @@ __device__ void compute(const cu_token_args *a, const ring *r, const block_memor
     const uint32_t n_steps = a->end_step - a->first_step, n = n_steps * a->n_tokens;
     cursor         at = { 0, 0, 0 };
     uint4          next;
+    bool           traces =
+        a->trace != NULL && threadIdx.x == 0 && (blockIdx.x == 0 || blockIdx.x == gridDim.x / 2);
+    long long *stamp = a->trace + (blockIdx.x != 0) * 3 * n_steps;
 
     if (threadIdx.x < RECORD_VECTORS)
         ((uint4 *)m->records)[threadIdx.x] =
@@ -742,8 +746,12 @@ __device__ void compute(const cu_token_args *a, const ring *r, const block_memor
         if (i + 1 < n && threadIdx.x < RECORD_VECTORS)
             next = __ldg((const uint4 *)(a->records + a->first_step + (i + 1) % n_steps) +
                          threadIdx.x);
+        if (traces && i < n_steps)
+            stamp[3 * i] = stamp[3 * i + 1] = clock64();
         run_step<TYPE, DIMS, HEADS>(a, a->first_step + i % n_steps, i / n_steps,
                                     m->records + (i & 1), r, m, &at);
+        if (traces && i < n_steps)
+            stamp[3 * i + 2] = clock64();
         if ((i + 1) % n_steps == 0)
             at = end_of_stream(r, at);
         if (i + 1 == n)
@@ -752,6 +760,13 @@ __device__ void compute(const cu_token_args *a, const ring *r, const block_memor
             ((uint4 *)(m->records + (~i & 1)))[threadIdx.x] = next;
         grid_barrier(a->barrier, a->barrier_base + (i + 1) * gridDim.x);
     }
+}
+
+__host__ __device__ inline uint32_t staged_words(const cu_token_args *a)
+{
+    uint32_t codes = a->max_ktiles * CU_TILE_WORDS;
+
+    return codes > FIR_SHARED ? codes : FIR_SHARED;
 }
 
 __host__ __device__ inline uint32_t x_words(const cu_token_args *a, uint32_t attend)
@@ -775,10 +790,11 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     ring                               r = { full, empty, memory, a.n_pages_ring };
     block_memory                       m;
 
-    m.codes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
-    m.staged = (int32_t *)(m.codes + a.max_ktiles * CU_TILE_WORDS);
+    m.planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
+    m.staged = (int32_t *)(m.planes + a.max_ktiles * CU_TILE_WORDS);
+    m.codes = (uint32_t *)m.staged;
     m.records = records;
-    m.x = (float *)(m.staged + FIR_SHARED);
+    m.x = (float *)(m.staged + staged_words(&a));
     m.slots = slots;
     m.sum = &sum;
     if (threadIdx.x == 0)
@@ -899,7 +915,8 @@ variant find_variant(const cu_token_args *a)
 
 uint32_t shared_besides_ring(const cu_token_args *a)
 {
-    return 4 * (a->max_ktiles * CU_TILE_WORDS + FIR_SHARED + x_words(a, find_variant(a).attend));
+    return 4 *
+           (a->max_ktiles * CU_TILE_WORDS + staged_words(a) + x_words(a, find_variant(a).attend));
 }
 
 } // namespace

@@ -193,6 +193,28 @@ out:
     return st;
 }
 
+static upg_status trace(upg_backend *backend, const upg_kv_view *kv, const upg_kv_layout *layout,
+                        uint32_t position, long long *clocks, int *kinds, upg_error *err)
+{
+    cuda_backend *b = cuda_of(backend);
+    size_t        bytes = 6 * (size_t)b->n_steps * sizeof *clocks;
+    int32_t       token;
+    double        ms;
+    upg_status    st = UPG_OK;
+
+    TRY(cudaSetDevice(b->device));
+    b->token.trace = (long long *)(void *)b->staging;
+    for (int i = 0; i < 2 && st == UPG_OK; i++)
+        st = decode(backend, UPG_CUDA_ONE_LAUNCH, kv, layout, 1, position, 1, &token, &ms, err);
+    b->token.trace = NULL;
+    UPG_TRY(st);
+    TRY(cudaMemcpy(clocks, b->staging, bytes, cudaMemcpyDeviceToHost));
+    for (uint32_t i = 0; i < b->n_steps; i++)
+        kinds[i] = b->steps[i].kind;
+out:
+    return st;
+}
+
 static uint32_t launches(const upg_backend *backend, upg_cuda_way way)
 {
     const cuda_backend *b = (const cuda_backend *)(const void *)backend;
@@ -210,6 +232,7 @@ const upg_cuda_tools *upg_cuda_module_tools(void)
                                           .token_bytes = token_bytes,
                                           .time_batch = time_batch,
                                           .bare = bare,
+                                          .trace = trace,
                                           .launches = launches };
 
     return &tools;
