@@ -83,6 +83,11 @@ typedef struct upg_kernels {
     /** acc[h][d] += Σ_t p[h][t]·v[t][d].  p f32 [n_heads][64], acc f32 [n_heads][head_dim] */
     void (*attention_values)(size_t n_heads, size_t head_dim, size_t n_tokens, const float *p,
                              const uint16_t *v, float *acc);
+    /** The same for K and V i8 [n_tokens][head_dim], element = code · scales[t]. */
+    void (*attention_scores_i8)(size_t n_heads, size_t head_dim, size_t n_tokens, const float *q,
+                                const int8_t *k, const float *scales, float scale, float *score);
+    void (*attention_values_i8)(size_t n_heads, size_t head_dim, size_t n_tokens, const float *p,
+                                const int8_t *v, const float *scales, float *acc);
     /** x[i] = exp(x[i] − max), returns the sum; relative error below 4e-7 for each (results below
      * 2^-126 may become 0). x ≤ max. Zeros put behind the n values would not change the sum. */
     float (*exp_sum)(size_t n, float max, float *x);

@@ -289,6 +289,73 @@ static void check_attention(const upg_kernels *k, size_t heads, size_t dim, size
     kc_free(before);
 }
 
+/* The sum of tokens' or dimensions' terms, and of their magnitudes. */
+typedef struct checked_sum {
+    double sum, size;
+} checked_sum;
+
+static void add_term(checked_sum *s, double term)
+{
+    s->sum += term;
+    s->size += fabs(term);
+}
+
+/* Additions, the code's scale, which is rounded into a weight first, and the head's. */
+static void check_near(const upg_kernels *k, const checked_sum *s, size_t n_terms, float got,
+                       const char *what, size_t h, size_t i)
+{
+    if (!(fabs((double)got - s->sum) <= (double)(n_terms + 4) * 0x1p-24 * s->size))
+        fail_msg("%s: int8 %s (%zu, %zu) is %.9g, not %.9g", k->name, what, h, i, (double)got,
+                 s->sum);
+}
+
+static void check_attention_i8(const upg_kernels *k, size_t heads, size_t dim, size_t tokens)
+{
+    float   *q = random_floats(heads * dim), *scales = random_floats(tokens);
+    float   *score = kc_alloc(heads * 64 * sizeof *score), *acc = random_floats(heads * dim);
+    float   *before = kc_alloc(heads * dim * sizeof *before);
+    int8_t  *page = kc_alloc(tokens * dim);
+
+    for (size_t i = 0; i < tokens * dim; i++)
+        page[i] = (int8_t)kc_int(&counter, -127, 127);
+    memcpy(before, acc, heads * dim * sizeof *acc);
+    k->attention_scores_i8(heads, dim, tokens, q, page, scales, 0.3f, score);
+    for (size_t h = 0; h < heads; h++)
+        for (size_t t = 0; t < tokens; t++) {
+            checked_sum s = { 0, 0 };
+
+            for (size_t d = 0; d < dim; d++)
+                add_term(&s, (double)q[h * dim + d] * page[t * dim + d] * (double)scales[t] *
+                                 (double)0.3f);
+            check_near(k, &s, dim, score[64 * h + t], "score", h, t);
+        }
+    k->attention_values_i8(heads, dim, tokens, score, page, scales, acc);
+    for (size_t h = 0; h < heads; h++)
+        for (size_t d = 0; d < dim; d++) {
+            checked_sum s = { 0, 0 };
+
+            add_term(&s, (double)before[h * dim + d]);
+            for (size_t t = 0; t < tokens; t++)
+                add_term(&s, (double)score[64 * h + t] * page[t * dim + d] * (double)scales[t]);
+            check_near(k, &s, tokens, acc[h * dim + d], "value", h, d);
+        }
+    kc_check_guards(acc, heads * dim * sizeof *acc);
+    for (size_t h = heads; h-- > 0;) { /* a head alone gives the same */
+        float alone[64];
+
+        k->attention_scores_i8(1, dim, tokens, q + h * dim, page, scales, 0.3f, alone);
+        assert_memory_equal(alone, score + 64 * h, tokens * sizeof *alone);
+        k->attention_values_i8(1, dim, tokens, score + 64 * h, page, scales, before + h * dim);
+        assert_memory_equal(before + h * dim, acc + h * dim, dim * sizeof *acc);
+    }
+    kc_free(q);
+    kc_free(scales);
+    kc_free(score);
+    kc_free(acc);
+    kc_free(before);
+    kc_free(page);
+}
+
 static void attention(void **state)
 {
     static const size_t dims[] = { 2, 8, 10, 16, 40, 64, 72, 96, 128 };
@@ -300,8 +367,10 @@ static void attention(void **state)
         upg_kernels_select(level == kc_level_count() ? 0 : kc_flags(level), &k);
         for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
             for (size_t t = 0; t < sizeof tokens / sizeof *tokens; t++)
-                for (size_t heads = 1; heads <= 9; heads++)
+                for (size_t heads = 1; heads <= 9; heads++) {
                     check_attention(&k, heads, dims[d], tokens[t]);
+                    check_attention_i8(&k, heads, dims[d], tokens[t]);
+                }
     }
 }
 

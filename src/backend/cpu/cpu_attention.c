@@ -11,6 +11,9 @@
 
 #include "backend/cpu/cpu_backend.h"
 
+/* Splits side by side: what a thread that others have left behind loses. */
+enum { ITEMS_PER_THREAD = 8 };
+
 typedef struct attention {
     cpu_backend     *b;
     const upg_batch *batch;
@@ -18,6 +21,7 @@ typedef struct attention {
     const cpu_slot  *q;
     uint32_t         n_heads, n_kv_heads, shared, head_dim; /* shared = heads for each KV head */
     uint32_t         n_splits; /* side by side; 0 = one worker runs them all */
+    uint32_t         n_runs;   /* of KV heads, for each split */
 } attention;
 
 /* Keys that a row sees: [low, high). */
@@ -80,42 +84,63 @@ static void weigh_page(const attention *a, float *score, uint32_t begin, uint32_
     memset(score + end, 0, (UPG_PAGE_TOKENS - end) * sizeof *score);
 }
 
-static void page_scores(const attention *a, const uint8_t *part, uint32_t n_queries, uint32_t n,
-                        cpu_worker *worker)
-{
-    const upg_kv_layout *layout = a->batch->kv_layout;
-    float                scale = 1.0f / sqrtf((float)a->head_dim);
+/* Queries of one group and KV head, and where their results grow. */
+typedef struct queries {
+    uint32_t     n;
+    const float *query;   /* [n][head_dim] */
+    float       *score;   /* [n][64] */
+    cpu_softmax *softmax; /* [n] */
+    float       *part;    /* [n][head_dim] */
+} queries;
 
-    if (layout->type == UPG_KV_F16) {
-        a->b->kernels.attention_scores(n_queries, a->head_dim, n, worker->query,
-                                       (const uint16_t *)(const void *)part, scale, worker->score);
-        return;
-    }
-    a->b->kernels.gemm_f32(n_queries, n, a->head_dim, worker->query, a->head_dim,
-                           upg_cpu_kv_load(layout, part, n, worker->page), a->head_dim,
-                           worker->score, UPG_PAGE_TOKENS);
-    for (uint32_t h = 0; h < n_queries; h++)
-        for (uint32_t t = 0; t < n; t++)
-            worker->score[h * UPG_PAGE_TOKENS + t] *= scale;
+static queries queries_of(const attention *a, const cpu_group *group, uint32_t place,
+                          const cpu_worker *worker)
+{
+    uint32_t n = group->n * a->shared;
+    size_t   first = (size_t)place * n, at = first * a->head_dim;
+
+    return (queries) { n, worker->query + at, worker->score, worker->softmax + first,
+                       worker->part + at };
 }
 
-static void page_values(const attention *a, const uint8_t *part, uint32_t n_queries, uint32_t n,
-                        cpu_worker *worker)
+static void page_scores(const attention *a, const uint8_t *part, const queries *q, uint32_t n)
 {
     const upg_kv_layout *layout = a->batch->kv_layout;
-    const float         *v;
+    const upg_kernels   *k = &a->b->kernels;
+    float                scale = 1.0f / sqrtf((float)a->head_dim);
+    const void          *elements = part;
 
     if (layout->type == UPG_KV_F16) {
-        a->b->kernels.attention_values(n_queries, a->head_dim, n, worker->score,
-                                       (const uint16_t *)(const void *)part, worker->part);
-        return;
+        k->attention_scores(q->n, a->head_dim, n, q->query, elements, scale, q->score);
+    } else if (layout->type == UPG_KV_I8) {
+        k->attention_scores_i8(q->n, a->head_dim, n, q->query, elements,
+                               upg_cpu_kv_scales(layout, part), scale, q->score);
+    } else {
+        k->gemm_f32(q->n, n, a->head_dim, q->query, a->head_dim, elements, a->head_dim, q->score,
+                    UPG_PAGE_TOKENS);
+        for (uint32_t h = 0; h < q->n; h++)
+            for (uint32_t t = 0; t < n; t++)
+                q->score[h * UPG_PAGE_TOKENS + t] *= scale;
     }
-    v = upg_cpu_kv_load(layout, part, n, worker->page);
-    for (uint32_t h = 0; h < n_queries; h++)
+}
+
+static void page_values(const attention *a, const uint8_t *part, const queries *q, uint32_t n)
+{
+    const upg_kv_layout *layout = a->batch->kv_layout;
+    const upg_kernels   *k = &a->b->kernels;
+    const void          *elements = part;
+    const float         *v = elements;
+
+    if (layout->type == UPG_KV_F16)
+        k->attention_values(q->n, a->head_dim, n, q->score, elements, q->part);
+    else if (layout->type == UPG_KV_I8)
+        k->attention_values_i8(q->n, a->head_dim, n, q->score, elements,
+                               upg_cpu_kv_scales(layout, part), q->part);
+    for (uint32_t h = 0; h < q->n && layout->type == UPG_KV_F32; h++)
         for (uint32_t t = 0; t < n; t++)
             for (uint32_t d = 0; d < a->head_dim; d++)
-                worker->part[h * a->head_dim + d] +=
-                    worker->score[h * UPG_PAGE_TOKENS + t] * v[t * a->head_dim + d];
+                q->part[h * a->head_dim + d] +=
+                    q->score[h * UPG_PAGE_TOKENS + t] * v[t * a->head_dim + d];
 }
 
 static uint32_t clamp_to_page(uint32_t key, uint32_t page)
@@ -129,46 +154,46 @@ static uint32_t clamp_to_page(uint32_t key, uint32_t page)
 
 /* All queries of a group over one page. */
 static void attend_page(const attention *a, const cpu_group *group, uint32_t kv_head, uint32_t page,
-                        cpu_worker *worker)
+                        const queries *q)
 {
     const upg_batch_row *rows = a->batch->rows + group->first;
     const uint8_t       *memory = rows->kv->pages[page];
-    uint32_t             n_queries = group->n * a->shared;
     uint32_t             n = clamp_to_page(rows[group->n - 1].position + 1, page);
 
-    page_scores(a, memory + upg_kv_part(a->batch->kv_layout, a->layer, kv_head, 0), n_queries, n,
-                worker);
-    for (uint32_t h = 0; h < n_queries; h++) {
+    page_scores(a, memory + upg_kv_part(a->batch->kv_layout, a->layer, kv_head, 0), q, n);
+    for (uint32_t h = 0; h < q->n; h++) {
         uint32_t position = rows[h / a->shared].position;
         uint32_t begin = clamp_to_page(low_key(a, position), page);
         uint32_t end = clamp_to_page(position + 1, page);
-        float   *score = worker->score + h * UPG_PAGE_TOKENS;
+        float   *score = q->score + h * UPG_PAGE_TOKENS;
 
         if (begin < end)
-            weigh_page(a, score, begin, end, &worker->softmax[h], worker->part + h * a->head_dim);
+            weigh_page(a, score, begin, end, &q->softmax[h], q->part + h * a->head_dim);
         else
             memset(score, 0, UPG_PAGE_TOKENS * sizeof *score);
     }
-    page_values(a, memory + upg_kv_part(a->batch->kv_layout, a->layer, kv_head, 1), n_queries, n,
-                worker);
+    page_values(a, memory + upg_kv_part(a->batch->kv_layout, a->layer, kv_head, 1), q, n);
 }
 
-/* Keys of split `split` for all queries of a group, into worker->part and worker->softmax. */
-static void attend_split(const attention *a, const cpu_group *group, uint32_t kv_head,
-                         uint32_t split, cpu_worker *worker)
+/* Pages [first, last) that a group sees in split `split`. */
+static void pages_of_split(const attention *a, const cpu_group *group, uint32_t split,
+                           uint32_t *first, uint32_t *last)
 {
     const upg_batch_row *rows = a->batch->rows + group->first;
-    uint32_t             n_queries = group->n * a->shared;
     uint32_t             low = low_key(a, rows[0].position) / UPG_PAGE_TOKENS;
     uint32_t             high = rows[group->n - 1].position / UPG_PAGE_TOKENS + 1;
-    uint32_t             first = split * (CPU_SPLIT_TOKENS / UPG_PAGE_TOKENS);
-    uint32_t             last = first + CPU_SPLIT_TOKENS / UPG_PAGE_TOKENS;
 
-    memset(worker->part, 0, (size_t)n_queries * a->head_dim * sizeof *worker->part);
-    for (uint32_t h = 0; h < n_queries; h++)
-        worker->softmax[h] = (cpu_softmax) { -INFINITY, 0.0f };
-    for (uint32_t page = first < low ? low : first; page < last && page < high; page++)
-        attend_page(a, group, kv_head, page, worker);
+    *first = split * (CPU_SPLIT_TOKENS / UPG_PAGE_TOKENS);
+    *last = *first + CPU_SPLIT_TOKENS / UPG_PAGE_TOKENS;
+    *first = *first < low ? low : *first;
+    *last = *last < high ? *last : high;
+}
+
+static void clear(const attention *a, const queries *q)
+{
+    memset(q->part, 0, (size_t)q->n * a->head_dim * sizeof *q->part);
+    for (uint32_t h = 0; h < q->n; h++)
+        q->softmax[h] = (cpu_softmax) { -INFINITY, 0.0f };
 }
 
 /* Takes the softmax of further keys into a total; a part without keys changes nothing. */
@@ -217,13 +242,20 @@ static void run_group(void *context, size_t item, uint32_t index)
     uint32_t             kv_head = (uint32_t)(item % a->n_kv_heads);
     uint32_t             n_queries = group->n * a->shared;
 
+    queries q = queries_of(a, group, 0, worker);
+
     gather_queries(a, group, kv_head, worker->query);
     memset(worker->total, 0, (size_t)n_queries * a->head_dim * sizeof *worker->total);
     for (uint32_t h = 0; h < n_queries; h++)
         worker->total_softmax[h] = (cpu_softmax) { -INFINITY, 0.0f };
     for (uint32_t split = low_key(a, rows[0].position) / CPU_SPLIT_TOKENS;
          split <= rows[group->n - 1].position / CPU_SPLIT_TOKENS; split++) {
-        attend_split(a, group, kv_head, split, worker);
+        uint32_t first, last;
+
+        pages_of_split(a, group, split, &first, &last);
+        clear(a, &q);
+        for (uint32_t page = first; page < last; page++)
+            attend_page(a, group, kv_head, page, &q);
         for (uint32_t h = 0; h < n_queries; h++)
             merge(a, &worker->softmax[h], worker->part + h * a->head_dim, &worker->total_softmax[h],
                   worker->total + h * a->head_dim);
@@ -241,25 +273,50 @@ static size_t split_place(const attention *a, uint32_t row, uint32_t head, uint3
     return ((size_t)row * a->n_heads + head) * a->b->max_splits + split;
 }
 
-/* Item: a group, a KV head and a split. */
-static void run_split(void *context, size_t item, uint32_t index)
+static void store_split(const attention *a, const cpu_group *group, uint32_t kv_head,
+                        uint32_t split, const queries *q)
 {
-    const attention *a = context;
-    cpu_backend     *b = a->b;
-    cpu_worker      *worker = &b->workers[index];
-    uint32_t         split = (uint32_t)(item % a->n_splits);
-    uint32_t         kv_head = (uint32_t)(item / a->n_splits % a->n_kv_heads);
-    const cpu_group *group = &b->groups[item / a->n_splits / a->n_kv_heads];
+    cpu_backend *b = a->b;
 
-    gather_queries(a, group, kv_head, worker->query);
-    attend_split(a, group, kv_head, split, worker);
-    for (uint32_t h = 0; h < group->n * a->shared; h++) {
+    for (uint32_t h = 0; h < q->n; h++) {
         size_t place = split_place(a, group->first + h / a->shared,
                                    kv_head * a->shared + h % a->shared, split);
 
-        b->split_softmax[place] = worker->softmax[h];
-        memcpy(b->split_values + place * a->head_dim, worker->part + (size_t)h * a->head_dim,
+        b->split_softmax[place] = q->softmax[h];
+        memcpy(b->split_values + place * a->head_dim, q->part + (size_t)h * a->head_dim,
                a->head_dim * sizeof(float));
+    }
+}
+
+/* Item: a group, a split and a run of KV heads, which lie side by side in every page: keys and
+ * values are read front to back. */
+static void run_split(void *context, size_t item, uint32_t index)
+{
+    const attention *a = context;
+    cpu_worker      *worker = &a->b->workers[index];
+    uint32_t         run = (uint32_t)(item % a->n_runs);
+    uint32_t         split = (uint32_t)(item / a->n_runs % a->n_splits), first, last;
+    const cpu_group *group = &a->b->groups[item / a->n_runs / a->n_splits];
+    uint32_t         begin = a->n_kv_heads * run / a->n_runs;
+    uint32_t         end = a->n_kv_heads * (run + 1) / a->n_runs;
+
+    pages_of_split(a, group, split, &first, &last);
+    for (uint32_t head = begin; head < end; head++) {
+        queries q = queries_of(a, group, head, worker);
+
+        gather_queries(a, group, head, worker->query + (size_t)head * q.n * a->head_dim);
+        clear(a, &q);
+    }
+    for (uint32_t page = first; page < last; page++)
+        for (uint32_t head = begin; head < end; head++) {
+            queries q = queries_of(a, group, head, worker);
+
+            attend_page(a, group, head, page, &q);
+        }
+    for (uint32_t head = begin; head < end; head++) {
+        queries q = queries_of(a, group, head, worker);
+
+        store_split(a, group, head, split, &q);
     }
 }
 
@@ -306,6 +363,8 @@ void upg_cpu_attention(cpu_backend *b, const upg_batch *batch, uint32_t layer, u
         return;
     }
     a.n_splits = n_splits;
-    upg_pool_run(b->pool, (size_t)b->n_groups * a.n_kv_heads * n_splits, run_split, &a);
+    a.n_runs = ITEMS_PER_THREAD * b->threads / (b->n_groups * n_splits) + 1;
+    a.n_runs = a.n_runs < a.n_kv_heads ? a.n_runs : a.n_kv_heads;
+    upg_pool_run(b->pool, (size_t)b->n_groups * n_splits * a.n_runs, run_split, &a);
     upg_pool_run(b->pool, (size_t)batch->n_rows * a.n_heads, run_merge, &a);
 }

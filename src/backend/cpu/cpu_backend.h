@@ -70,18 +70,18 @@ typedef struct cpu_softmax {
 /* One for each thread; 64-byte aligned parts. n_queries = CPU_QUERIES · heads that share a KV head
  */
 typedef struct cpu_worker {
-    uint8_t     *prepared; /* few rows: what bitdot reads, [CPU_FEW_ROWS][prepared_stride] */
-    uint64_t     product;  /* the one it was prepared for */
-    int16_t     *decoded;  /* [CPU_TILE_ROWS][CPU_TILE_COLUMNS + 32], or one row of the embedding */
-    int32_t     *sums;     /* [max_rows][CPU_TILE_ROWS] */
-    int64_t     *totals;   /* the same, for rows whose sums can pass int32; or NULL */
-    float       *result;   /* [max_rows][CPU_TILE_ROWS], or one run of rows */
-    float       *query;    /* [n_queries][head_dim] */
-    float       *score;    /* [n_queries][64] */
-    float       *part;     /* [n_queries][head_dim] */
-    float       *page;     /* f32 [64][head_dim]: a page part of another type, converted */
-    cpu_softmax *softmax;  /* [n_queries] */
-    float       *total;    /* [n_queries][head_dim] */
+    uint8_t *prepared; /* few rows: what bitdot reads, [CPU_FEW_ROWS][prepared_stride] */
+    uint64_t product;  /* the one it was prepared for */
+    int16_t *decoded;  /* [CPU_TILE_ROWS][CPU_TILE_COLUMNS + 32], or one row of the embedding */
+    int32_t *sums;     /* [max_rows][CPU_TILE_ROWS] */
+    int64_t *totals;   /* the same, for rows whose sums can pass int32; or NULL */
+    float   *result;   /* [max_rows][CPU_TILE_ROWS], or one run of rows */
+    /* Of one KV head, or of all of them one after the other. */
+    float       *query;         /* [n_kv_heads][n_queries][head_dim] */
+    float       *score;         /* [n_queries][64] */
+    float       *part;          /* as query */
+    cpu_softmax *softmax;       /* [n_kv_heads][n_queries] */
+    float       *total;         /* [n_queries][head_dim] */
     cpu_softmax *total_softmax; /* [n_queries] */
 } cpu_worker;
 
@@ -164,9 +164,8 @@ void upg_cpu_find_groups(cpu_backend *b, const upg_batch *batch);
  * sets b->bad. */
 void upg_cpu_kv_store(cpu_backend *b, const upg_kv_layout *layout, const upg_kv_view *kv,
                       uint32_t position, uint32_t layer, uint32_t head, uint32_t v, const float *x);
-/** Tokens [0, n) of a page part of type F32 or I8 as f32 [n][head_dim]. */
-const float *upg_cpu_kv_load(const upg_kv_layout *layout, const uint8_t *part, uint32_t n,
-                             float *converted);
+/** f32 [64]: the scales of an int8 page part's tokens. */
+const float *upg_cpu_kv_scales(const upg_kv_layout *layout, const uint8_t *part);
 
 /* ---- cpu_ops.c ----------------------------------------------------------------------------------
  */

@@ -1,13 +1,13 @@
-/* cpu_kv.c: KV pages (kv_layout.h): one head's vector in, page parts out. */
+/* cpu_kv.c: KV pages (kv_layout.h): one head's vector in. */
 #include <string.h>
 
 #include "backend/cpu/cpu_backend.h"
 #include "base/halffloat.h"
 #include "kernels/quantised.h"
 
-static float *part_scales(const upg_kv_layout *layout, uint8_t *part)
+const float *upg_cpu_kv_scales(const upg_kv_layout *layout, const uint8_t *part)
 {
-    return (float *)(void *)(part + (size_t)UPG_PAGE_TOKENS * layout->head_dim);
+    return (const float *)(const void *)(part + (size_t)UPG_PAGE_TOKENS * layout->head_dim);
 }
 
 void upg_cpu_kv_store(cpu_backend *b, const upg_kv_layout *layout, const upg_kv_view *kv,
@@ -31,25 +31,9 @@ void upg_cpu_kv_store(cpu_backend *b, const upg_kv_layout *layout, const upg_kv_
     } else {
         float inverse;
 
-        part_scales(layout, part)[token] =
-            upg_int8_scale(b->kernels.max_abs(layout->head_dim, x), &inverse);
+        float *scales = (float *)(void *)(part + (size_t)UPG_PAGE_TOKENS * layout->head_dim);
+
+        scales[token] = upg_int8_scale(b->kernels.max_abs(layout->head_dim, x), &inverse);
         b->kernels.quantise_i8(layout->head_dim, x, inverse, (int8_t *)part + first);
     }
-}
-
-const float *upg_cpu_kv_load(const upg_kv_layout *layout, const uint8_t *part, uint32_t n,
-                             float *converted)
-{
-    const int8_t *codes = (const int8_t *)part;
-    const float  *scales = part_scales(layout, (uint8_t *)part);
-
-    if (layout->type == UPG_KV_F32)
-        return (const float *)(const void *)part;
-    for (uint32_t t = 0; t < n; t++)
-        for (uint32_t d = 0; d < layout->head_dim; d++) {
-            size_t i = (size_t)t * layout->head_dim + d;
-
-            converted[i] = scales[t] * (float)codes[i];
-        }
-    return converted;
 }

@@ -228,6 +228,7 @@ static upg_status allocate_worker(cpu_backend *b, cpu_worker *worker, const exte
     size_t decoded = CPU_TILE_ROWS * (size_t)(CPU_TILE_COLUMNS + UPG_GROUP_COLUMNS);
     size_t tile = b->max_rows * (size_t)CPU_TILE_ROWS, result = tile;
     size_t queries = CPU_QUERIES * (size_t)(c->n_heads / c->n_kv_heads);
+    size_t all = queries * c->n_kv_heads;
 
     if (decoded < round_up(e->all_cols, UPG_GROUP_COLUMNS))
         decoded = round_up(e->all_cols, UPG_GROUP_COLUMNS);
@@ -239,17 +240,16 @@ static upg_status allocate_worker(cpu_backend *b, cpu_worker *worker, const exte
     worker->sums = upg_cpu_alloc(b, tile, sizeof *worker->sums, err);
     worker->totals = upg_cpu_alloc(b, e->wide_sums ? tile : 1, sizeof *worker->totals, err);
     worker->result = upg_cpu_alloc(b, result, sizeof *worker->result, err);
-    worker->query = upg_cpu_alloc(b, queries * c->head_dim, sizeof(float), err);
+    worker->query = upg_cpu_alloc(b, all * c->head_dim, sizeof(float), err);
     worker->score = upg_cpu_alloc(b, queries * UPG_PAGE_TOKENS, sizeof(float), err);
-    worker->part = upg_cpu_alloc(b, queries * c->head_dim, sizeof(float), err);
-    worker->page = upg_cpu_alloc(b, (size_t)UPG_PAGE_TOKENS * c->head_dim, sizeof(float), err);
-    worker->softmax = upg_cpu_alloc(b, queries, sizeof *worker->softmax, err);
+    worker->part = upg_cpu_alloc(b, all * c->head_dim, sizeof(float), err);
+    worker->softmax = upg_cpu_alloc(b, all, sizeof *worker->softmax, err);
     worker->total = upg_cpu_alloc(b, queries * c->head_dim, sizeof(float), err);
     worker->total_softmax = upg_cpu_alloc(b, queries, sizeof *worker->softmax, err);
     /* The chain of blocks is complete only when every one came. */
     return worker->prepared && worker->decoded && worker->sums && worker->totals &&
                    worker->result && worker->query && worker->score && worker->part &&
-                   worker->page && worker->softmax && worker->total && worker->total_softmax
+                   worker->softmax && worker->total && worker->total_softmax
                ? UPG_OK
                : UPG_E_NOMEM;
 }

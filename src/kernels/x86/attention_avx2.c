@@ -17,9 +17,29 @@ static void attention_scores(size_t n_heads, size_t head_dim, size_t n_tokens, c
             score[64 * h + t] *= scale;
 }
 
+static void attention_scores_i8(size_t n_heads, size_t head_dim, size_t n_tokens, const float *q,
+                                const int8_t *k, const float *scales, float scale, float *score)
+{
+    upg_gemm2(UPG_GEMM2_I8, n_heads, n_tokens, head_dim, q, head_dim, k, head_dim, score, 64);
+    for (size_t h = 0; h < n_heads; h++)
+        for (size_t t = 0; t < n_tokens; t++)
+            score[64 * h + t] *= scale * scales[t];
+}
+
+static inline float element(upg_gemm2_type type, const char *at)
+{
+    uint16_t half;
+
+    if (type == UPG_GEMM2_I8)
+        return (float)*(const int8_t *)at;
+    memcpy(&half, at, sizeof half);
+    return upg_f32_from_f16(half);
+}
+
 /* H heads by 8·D dimensions, both constants. */
-UPG_GEMM2_INLINE void values_tile(size_t H, size_t D, size_t head_dim, size_t n_tokens,
-                                  const float *p, const uint16_t *v, float *acc)
+UPG_GEMM2_INLINE void values_tile(upg_gemm2_type type, size_t H, size_t D, size_t row_bytes,
+                                  size_t head_dim, size_t n_tokens, const float *p, const char *v,
+                                  float *acc)
 {
     __m256 sum[2][4];
 
@@ -28,8 +48,8 @@ UPG_GEMM2_INLINE void values_tile(size_t H, size_t D, size_t head_dim, size_t n_
             sum[h][i] = _mm256_loadu_ps(acc + h * head_dim + 8 * i);
     for (size_t t = 0; t < n_tokens; t++)
         for (size_t i = 0; i < D; i++) {
-            const __m128i *at = (const __m128i *)(const void *)(v + t * head_dim + 8 * i);
-            __m256         value = _mm256_cvtph_ps(_mm_loadu_si128(at));
+            __m256 value =
+                upg_gemm2_load(type, v + t * row_bytes + 8 * i * upg_gemm2_element(type));
 
             for (size_t h = 0; h < H; h++)
                 sum[h][i] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + 64 * h + t), value, sum[h][i]);
@@ -39,30 +59,52 @@ UPG_GEMM2_INLINE void values_tile(size_t H, size_t D, size_t head_dim, size_t n_
             _mm256_storeu_ps(acc + h * head_dim + 8 * i, sum[h][i]);
 }
 
-UPG_GEMM2_INLINE void values_heads(size_t H, size_t head_dim, size_t n_tokens, const float *p,
-                                   const uint16_t *v, float *acc)
+UPG_GEMM2_INLINE void values_heads(upg_gemm2_type type, size_t H, size_t head_dim, size_t n_tokens,
+                                   const float *p, const char *v, float *acc)
 {
-    size_t d = 0;
+    const size_t bytes = upg_gemm2_element(type), row = head_dim * bytes;
+    size_t       d = 0;
 
     for (; d + 32 <= head_dim; d += 32)
-        values_tile(H, 4, head_dim, n_tokens, p, v + d, acc + d);
+        values_tile(type, H, 4, row, head_dim, n_tokens, p, v + d * bytes, acc + d);
     for (; d + 8 <= head_dim; d += 8)
-        values_tile(H, 1, head_dim, n_tokens, p, v + d, acc + d);
+        values_tile(type, H, 1, row, head_dim, n_tokens, p, v + d * bytes, acc + d);
     for (; d < head_dim; d++)
         for (size_t h = 0; h < H; h++)
             for (size_t t = 0; t < n_tokens; t++)
-                acc[h * head_dim + d] += p[64 * h + t] * upg_f32_from_f16(v[t * head_dim + d]);
+                acc[h * head_dim + d] += p[64 * h + t] * element(type, v + t * row + d * bytes);
+}
+
+UPG_GEMM2_INLINE void values(upg_gemm2_type type, size_t n_heads, size_t head_dim, size_t n_tokens,
+                             const float *p, const char *v, float *acc)
+{
+    size_t h = 0;
+
+    for (; h + 2 <= n_heads; h += 2)
+        values_heads(type, 2, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
+    if (h < n_heads)
+        values_heads(type, 1, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
 }
 
 static void attention_values(size_t n_heads, size_t head_dim, size_t n_tokens, const float *p,
                              const uint16_t *v, float *acc)
 {
-    size_t h = 0;
+    values(UPG_GEMM2_F16, n_heads, head_dim, n_tokens, p, (const char *)v, acc);
+}
 
-    for (; h + 2 <= n_heads; h += 2)
-        values_heads(2, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
-    if (h < n_heads)
-        values_heads(1, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
+static void attention_values_i8(size_t n_heads, size_t head_dim, size_t n_tokens, const float *p,
+                                const int8_t *v, const float *scales, float *acc)
+{
+    float scaled[2 * 64];
+
+    for (size_t h = 0; h < n_heads; h += 2) {
+        size_t n = n_heads - h < 2 ? n_heads - h : 2;
+
+        for (size_t i = 0; i < n; i++)
+            for (size_t t = 0; t < n_tokens; t++)
+                scaled[64 * i + t] = p[64 * (h + i) + t] * scales[t];
+        values(UPG_GEMM2_I8, n, head_dim, n_tokens, scaled, (const char *)v, acc + h * head_dim);
+    }
 }
 
 static float exp_sum(size_t n, float max, float *x)
@@ -96,5 +138,7 @@ void upg_kernels_attention_avx2(upg_kernels *k)
 {
     k->attention_scores = attention_scores;
     k->attention_values = attention_values;
+    k->attention_scores_i8 = attention_scores_i8;
+    k->attention_values_i8 = attention_values_i8;
     k->exp_sum = exp_sum;
 }

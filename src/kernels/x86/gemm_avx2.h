@@ -11,7 +11,12 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef enum upg_gemm2_type { UPG_GEMM2_BF16, UPG_GEMM2_F16, UPG_GEMM2_F32 } upg_gemm2_type;
+typedef enum upg_gemm2_type {
+    UPG_GEMM2_BF16,
+    UPG_GEMM2_F16,
+    UPG_GEMM2_F32,
+    UPG_GEMM2_I8
+} upg_gemm2_type;
 
 enum { UPG_GEMM2_M = 3, UPG_GEMM2_R = 4 };
 
@@ -19,7 +24,7 @@ enum { UPG_GEMM2_M = 3, UPG_GEMM2_R = 4 };
 
 UPG_GEMM2_INLINE size_t upg_gemm2_element(upg_gemm2_type type)
 {
-    return type == UPG_GEMM2_F32 ? 4 : 2;
+    return type == UPG_GEMM2_F32 ? 4 : type == UPG_GEMM2_I8 ? 1 : 2;
 }
 
 /* 8 elements as f32. */
@@ -27,6 +32,8 @@ UPG_GEMM2_INLINE __m256 upg_gemm2_load(upg_gemm2_type type, const char *w)
 {
     if (type == UPG_GEMM2_F32)
         return _mm256_loadu_ps((const float *)(const void *)w);
+    if (type == UPG_GEMM2_I8)
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)w)));
     __m128i half = _mm_loadu_si128((const __m128i *)(const void *)w);
 
     if (type == UPG_GEMM2_F16)

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum upg_gemm_type { UPG_GEMM_BF16, UPG_GEMM_F16, UPG_GEMM_F32 } upg_gemm_type;
+typedef enum upg_gemm_type { UPG_GEMM_BF16, UPG_GEMM_F16, UPG_GEMM_F32, UPG_GEMM_I8 } upg_gemm_type;
 
 enum { UPG_GEMM_M = 6, UPG_GEMM_R = 4 };
 
@@ -21,7 +21,7 @@ enum { UPG_GEMM_M = 6, UPG_GEMM_R = 4 };
 
 UPG_GEMM_INLINE size_t upg_gemm_element(upg_gemm_type type)
 {
-    return type == UPG_GEMM_F32 ? 4 : 2;
+    return type == UPG_GEMM_F32 ? 4 : type == UPG_GEMM_I8 ? 1 : 2;
 }
 
 /* 16 elements as f32, those outside the mask 0. */
@@ -29,6 +29,8 @@ UPG_GEMM_INLINE __m512 upg_gemm_load(upg_gemm_type type, const char *w, __mmask1
 {
     if (type == UPG_GEMM_F32)
         return _mm512_maskz_loadu_ps(mask, w);
+    if (type == UPG_GEMM_I8)
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, w)));
     __m256i half = _mm256_maskz_loadu_epi16(mask, w);
 
     if (type == UPG_GEMM_F16)
@@ -88,6 +90,32 @@ UPG_GEMM_INLINE void upg_gemm_tile(upg_gemm_type type, size_t M, size_t rows, si
     for (size_t i = 0; i < M; i++)
         _mm_mask_storeu_ps(y + i * y_stride, (__mmask8)((1u << rows) - 1),
                            upg_gemm_reduce(sum[i][0], sum[i][1], sum[i][2], sum[i][3]));
+}
+
+/* 1 … 5 vectors. */
+UPG_GEMM_INLINE void upg_gemm_few(upg_gemm_type type, size_t m, size_t rows, size_t n_cols,
+                                  const float *x, size_t x_stride, const char *w, size_t w_bytes,
+                                  float *y, size_t y_stride)
+{
+    switch (m) {
+    case 5:
+        upg_gemm_tile(type, 5, rows, n_cols, x, x_stride, w, w_bytes, y, y_stride);
+        break;
+    case 4:
+        upg_gemm_tile(type, 4, rows, n_cols, x, x_stride, w, w_bytes, y, y_stride);
+        break;
+    case 3:
+        upg_gemm_tile(type, 3, rows, n_cols, x, x_stride, w, w_bytes, y, y_stride);
+        break;
+    case 2:
+        upg_gemm_tile(type, 2, rows, n_cols, x, x_stride, w, w_bytes, y, y_stride);
+        break;
+    case 1:
+        upg_gemm_tile(type, 1, rows, n_cols, x, x_stride, w, w_bytes, y, y_stride);
+        break;
+    default:
+        break;
+    }
 }
 
 /* All matrix rows for M vectors, which stay in L1 while the rows pass. */
