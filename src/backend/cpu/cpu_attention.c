@@ -12,7 +12,7 @@
 #include "backend/cpu/cpu_backend.h"
 
 /* Splits side by side: what a thread that others have left behind loses. */
-enum { ITEMS_PER_THREAD = 8 };
+enum { ITEMS_PER_THREAD = 4, PREFETCH_BYTES = 16384 };
 
 typedef struct attention {
     cpu_backend     *b;
@@ -288,6 +288,17 @@ static void store_split(const attention *a, const cpu_group *group, uint32_t kv_
     }
 }
 
+/* Kernels prefetch what follows in memory, but not from one page to the next. */
+static void prefetch_head(const attention *a, const cpu_group *group, uint32_t kv_head,
+                          uint32_t page)
+{
+    const uint8_t *memory = a->batch->rows[group->first].kv->pages[page] +
+                            upg_kv_part(a->batch->kv_layout, a->layer, kv_head, 0);
+
+    for (size_t i = 0; i < PREFETCH_BYTES; i += 64)
+        __builtin_prefetch(memory + i, 0, 2);
+}
+
 /* Item: a group, a split and a run of KV heads, which lie side by side in every page: keys and
  * values are read front to back. */
 static void run_split(void *context, size_t item, uint32_t index)
@@ -311,6 +322,8 @@ static void run_split(void *context, size_t item, uint32_t index)
         for (uint32_t head = begin; head < end; head++) {
             queries q = queries_of(a, group, head, worker);
 
+            if (head + 1 == end && page + 1 < last)
+                prefetch_head(a, group, begin, page + 1);
             attend_page(a, group, head, page, &q);
         }
     for (uint32_t head = begin; head < end; head++) {

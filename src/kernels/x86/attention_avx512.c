@@ -17,12 +17,12 @@ static inline __mmask16 tail_mask(size_t left)
 
 /* What a caller that walks through keys and values head after head reads next. Keys of a head are
  * few KiB and end at a page of memory, where the processor's own prefetching stops. */
-enum { AHEAD_BYTES = 8192 };
+enum { AHEAD_BYTES = 16384 };
 
 UPG_GEMM_INLINE void prefetch(const char *at, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += 64)
-        _mm_prefetch(at + AHEAD_BYTES + i, _MM_HINT_T0);
+        _mm_prefetch(at + AHEAD_BYTES + i, _MM_HINT_T1);
 }
 
 /* Products of all heads with four tokens at a time. */
