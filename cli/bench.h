@@ -16,8 +16,9 @@ typedef struct bench_args {
     uint32_t       decode, prompt, repetitions;
     const char    *depths, *sweep; /* lists, as text */
     const char    *synthetic, *tokenizer;
-    const char    *trace; /* file to write */
-    const char    *path;  /* of the model; NULL with `synthetic` */
+    const char    *trace, *svg; /* files to write */
+    const char    *python;      /* the interpreter for the table; NULL = python3 */
+    const char    *path;        /* of the model; NULL with `synthetic` */
     uint32_t       draft;
     bool           kv_int8, json;
     cli_model_args model;
@@ -68,6 +69,8 @@ int bench_cases(const cli_command *command, const bench_args *args, const bench_
                 const bench_list *threads);
 /** Each op of -n tokens behind `depth` others, into the file of --trace. Returns the exit code. */
 int bench_trace(const cli_command *command, const bench_args *args, uint32_t depth);
+/** One layer and token by everything that can compute them. Returns the exit code. */
+int bench_table(const cli_command *command, const bench_args *args);
 /** Every kernel of every ISA. Returns the exit code. */
 int bench_kernels(const cli_command *command, const bench_args *args, const bench_list *threads);
 /** The tokenizer on a text. Returns the exit code. */

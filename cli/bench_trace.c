@@ -21,7 +21,10 @@ typedef struct trace {
     json_t      *events;
     op_kind      kinds[MAX_KINDS];
     uint32_t     n_kinds, n_tokens;
-    uint64_t     first_ns, total_ns;
+    uint64_t     first_ns, total_ns, outside_ns;
+    bench_series layers; /* ns that a layer takes */
+    uint32_t     n_layers, ops_outside;
+    uint64_t     token_bytes, layer_bytes;
     upg_op_time *times; /* [cap] */
     size_t       cap;
 } trace;
@@ -56,6 +59,35 @@ static void count_op(trace *t, const upg_op_time *op)
     t->kinds[i].n++;
 }
 
+/* The embedding, the last norm and the head stand outside the layers. */
+static void count_layers(trace *t, size_t n)
+{
+    uint32_t n_layers = t->times[n - 1].layer;
+    uint64_t ns = 0;
+
+    t->n_layers = n_layers;
+    t->ops_outside = 0;
+    t->layer_bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        const upg_op_time *op = &t->times[i];
+        bool               outside = i == 0 || op->layer == n_layers;
+
+        if (outside) {
+            t->outside_ns += op->end_ns - op->begin_ns;
+            t->ops_outside++;
+            continue;
+        }
+        ns += op->end_ns - op->begin_ns;
+        if (op->layer == 0 && strcmp(op->op, "ATTENTION") != 0)
+            t->layer_bytes += op->bytes;
+        if (op[1].layer != op->layer) {
+            if (t->layers.n < BENCH_MAX_REPETITIONS)
+                bench_add(&t->layers, (double)ns);
+            ns = 0;
+        }
+    }
+}
+
 static void add_token(trace *t, size_t n)
 {
     json_t *args = json_object();
@@ -75,6 +107,7 @@ static void add_token(trace *t, size_t n)
         add_event(t, op->op, 2, op->begin_ns, op->end_ns, args);
         count_op(t, op);
     }
+    count_layers(t, n);
     t->total_ns += t->times[n - 1].end_ns - t->times[0].begin_ns;
     t->n_tokens++;
 }
@@ -113,6 +146,8 @@ static upg_status run_trace(const bench_args *args, uint32_t depth, trace *t, up
         st = upg_model_describe(model, &info, err);
     if (st == UPG_OK && !(tokens = bench_tokens(depth, info.vocab_size)))
         st = cli_error(err, UPG_E_NOMEM, "no memory for %" PRIu32 " tokens", depth);
+    if (st == UPG_OK)
+        t->token_bytes = info.token_bytes;
     if (st == UPG_OK)
         st = bench_session(model, args, depth + args->decode + 2, 0, &session, err);
     cli_signals_watch_session(session);
@@ -176,6 +211,12 @@ static int print_kinds(const cli_command *command, const bench_args *args, trace
     }
     cli_json_u64(object, "tokens", t->n_tokens);
     cli_json_real(object, "us_per_token", 1e-3 * (double)t->total_ns / tokens);
+    cli_json_u64(object, "layers", t->n_layers);
+    cli_json_real(object, "us_per_layer", 1e-3 * bench_median(&t->layers));
+    cli_json_real(object, "us_outside_layers", 1e-3 * (double)t->outside_ns / tokens);
+    cli_json_u64(object, "ops_outside", t->ops_outside);
+    cli_json_u64(object, "token_bytes", t->token_bytes);
+    cli_json_u64(object, "layer_bytes", t->layer_bytes);
     json_object_set_new(object, "ops", list);
     if (args->json)
         return cli_json_print(command, object);
@@ -185,18 +226,23 @@ static int print_kinds(const cli_command *command, const bench_args *args, trace
 
 int bench_trace(const cli_command *command, const bench_args *args, uint32_t depth)
 {
-    trace      t = { .events = json_array() };
+    trace     *t = calloc(1, sizeof *t);
     upg_error  err;
-    upg_status st = run_trace(args, depth, &t, &err);
+    upg_status st;
     int        exit_code;
 
+    if (!t)
+        return cli_fail(command, CLI_RESOURCES, "out of memory");
+    t->events = json_array();
+    st = run_trace(args, depth, t, &err);
     if (st == UPG_E_CANCELLED)
         exit_code = cli_signals_exit_code();
     else if (st != UPG_OK)
         exit_code = bench_report(command, args, st, &err);
-    else if ((exit_code = write_trace(command, args, &t)) == 0)
-        exit_code = print_kinds(command, args, &t);
-    json_decref(t.events);
-    free(t.times);
+    else if ((exit_code = write_trace(command, args, t)) == 0)
+        exit_code = print_kinds(command, args, t);
+    json_decref(t->events);
+    free(t->times);
+    free(t);
     return exit_code;
 }

@@ -70,6 +70,17 @@ static const cli_option options[] = {
       .offset = offsetof(bench_args, trace),
       .help = "writes a timeline of each op of -n tokens instead, in\n"
               "Chrome's trace format, and prints what each kind takes" },
+    { .name = "svg",
+      .type = CLI_TEXT,
+      .argument = "FILE",
+      .offset = offsetof(bench_args, svg),
+      .help = "writes the table as a chart too" },
+    { .name = "python",
+      .type = CLI_TEXT,
+      .argument = "PROGRAM",
+      .offset = offsetof(bench_args, python),
+      .help = "the interpreter that has the package upg and NumPy, for\n"
+              "the table; default: python3" },
     { .name = "tokenizer",
       .type = CLI_TEXT,
       .argument = "FILE",
@@ -151,7 +162,11 @@ static int read_lists(const cli_command *command, const bench_args *args, bench_
 
 static int check(const cli_command *command, const bench_args *args)
 {
-    if (args->synthetic && args->path)
+    bool is_table = args->path && strcmp(args->path, "table") == 0;
+
+    if ((args->svg || args->python) && !is_table)
+        return cli_usage(command, "--svg and --python are for `upg bench table`");
+    if (args->synthetic && args->path && !is_table)
         return cli_usage(command, "--synthetic with MODEL: one of them");
     if (!args->synthetic && !args->path)
         return cli_usage(command, "an argument is missing: upg %s %s", command->name,
@@ -184,6 +199,8 @@ static int run(const cli_command *command, int argc, char **argv)
         return bench_tokenizer(command, &args);
     if (exit_code < 0)
         exit_code = read_lists(command, &args, &depths, &threads);
+    if (exit_code < 0 && args.path && strcmp(args.path, "table") == 0)
+        return bench_table(command, &args);
     if (exit_code < 0 && args.path && strcmp(args.path, "kernels") == 0)
         return bench_kernels(command, &args, &threads);
     if (exit_code < 0 && args.trace)
@@ -193,13 +210,15 @@ static int run(const cli_command *command, int argc, char **argv)
 
 const cli_command cli_bench = {
     .name = "bench",
-    .arguments = "MODEL | kernels [options]",
+    .arguments = "MODEL | kernels | table [options]",
     .summary = "measures decode, prompt and tokenizer speed",
     .about = "Measures how many tokens a second the model decodes (tg) and reads (pp), each\n"
              "several times: median, least and most, beside the machine's limits, measured in\n"
              "turn with them: of read bandwidth by bytes read for a token, of the int8 peak by\n"
              "multiply-adds. `upg bench kernels` lists the inner loops instead, for every\n"
-             "instruction set of this machine (a file of that name is ./kernels).",
+             "instruction set of this machine. `upg bench table` takes one token of Phi-4's\n"
+             "shape through everything that can compute it, from plain Python on. (Files of\n"
+             "these names are ./kernels and ./table.)",
     .options = options,
     .n_operands = 1,
     .operands_optional = true,
