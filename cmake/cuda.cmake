@@ -6,7 +6,7 @@ if(NOT UPG_CUDA)
 endif()
 if(NOT CMAKE_CUDA_ARCHITECTURES)
     # Binaries for these, PTX of the newest for what comes after.
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real 100-real 120)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90a-real 100-real 120)
 endif()
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     find_program(upg_nvcc nvcc HINTS /usr/local/cuda/bin REQUIRED)

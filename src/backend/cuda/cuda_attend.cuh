@@ -1,5 +1,5 @@
 /* cuda_attend.cuh: online softmax over a range of keys for the query heads of one KV head, by one
- * block of 16 warps.
+ * block of 15 warps.
  *
  * A warp reads two keys at a time, half a warp for each: 16 lanes · DIMS dimensions. Every warp
  * keeps an online softmax of its own (Milakov and Gimelshein, 2018); they are merged at the end in
@@ -202,16 +202,18 @@ static __device__ __forceinline__ void halves_of_bytes(uint32_t bytes, uint32_t 
 }
 
 /* 8 dimensions of a key or value as fp16 pairs. */
-template <int TYPE>
+template <int TYPE, bool FRESH>
 static __device__ __forceinline__ void load_halves(const uint8_t *part, uint32_t element,
                                                    uint32_t x[4])
 {
     if (TYPE == KV_F16) {
-        uint4 v = __ldcg((const uint4 *)((const uint16_t *)part + element));
+        const uint4 *at = (const uint4 *)((const uint16_t *)part + element);
+        uint4        v = FRESH ? __ldcg(at) : *at;
 
         x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
     } else {
-        uint2 v = __ldcg((const uint2 *)(part + element));
+        const uint2 *at = (const uint2 *)(part + element);
+        uint2        v = FRESH ? __ldcg(at) : *at;
 
         x[0] = v.x, x[2] = v.y; /* turned into halves when they are used */
     }
@@ -228,17 +230,27 @@ template <int TYPE> static __device__ __forceinline__ void ready(uint32_t x[4])
 /* int8 weights p·scale are kept in fp16 by this factor larger than they are. */
 #define CU_VALUE_UNIT 256.0f
 
-template <int TYPE, int DIMS>
-static __device__ void attend_tensor(const float *q, uint32_t n_heads, uint8_t *const *pages,
-                                     cu_kv kv, uint32_t layer, uint32_t kv_head, uint32_t begin,
-                                     uint32_t end, float *scratch)
+/* What a warp has seen of its keys: products of 16 dimensions × 8 columns, and for the head g % 4
+ * the largest score and, in four lanes, parts of the sum. */
+template <int DIMS> struct attention_state {
+    float acc[DIMS / 2][2][4], top, sum;
+};
+
+/* One warp: keys [begin, end), 8 from key0 on, then `stride` further. FRESH: other blocks of this
+ * launch may have written them. */
+template <int TYPE, int DIMS, bool FRESH>
+static __device__ __forceinline__ void
+attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, uint32_t layer,
+            uint32_t kv_head, uint32_t begin, uint32_t end, uint32_t key0, uint32_t stride,
+            attention_state<DIMS> *state)
 {
     enum { CHUNKS = DIMS / 2, HEAD = 16 * DIMS };
-    const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const uint64_t k_part = kv_part(kv, layer, kv_head, 0), v_part = kv_part(kv, layer, kv_head, 1);
     const float    scale = __fdiv_rn(1.0f, __fsqrt_rn((float)HEAD));
     uint32_t       query[CHUNKS][2][2];
-    float          acc[CHUNKS][2][4], top = -INFINITY, sum = 0.0f;
+    float          top = -INFINITY, sum = 0.0f;
+    float(&acc)[CHUNKS][2][4] = state->acc;
 
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++)
@@ -254,7 +266,7 @@ static __device__ void attend_tensor(const float *q, uint32_t n_heads, uint8_t *
                 query[c][p][r] = g < 4 ? halves_of(x, y) : rests_of(x, y);
                 acc[c][p][2 * r] = acc[c][p][2 * r + 1] = 0.0f;
             }
-    for (uint32_t key0 = (begin & ~7u) + 8 * warp; key0 < end; key0 += 8 * CU_WARPS) {
+    for (; key0 < end; key0 += stride) {
         const uint8_t *page = pages[key0 / CU_PAGE_TOKENS];
         uint32_t       token = key0 % CU_PAGE_TOKENS, at = (token + g) * HEAD + 8 * t, weight;
         uint32_t       k[CHUNKS][4], v[CHUNKS][4], first = key0 + 2 * t;
@@ -266,10 +278,10 @@ static __device__ void attend_tensor(const float *q, uint32_t n_heads, uint8_t *
 
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++)
-            load_halves<TYPE>(page + k_part, at + 32 * c, k[c]);
+            load_halves<TYPE, FRESH>(page + k_part, at + 32 * c, k[c]);
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++)
-            load_halves<TYPE>(page + v_part, at + 32 * c, v[c]);
+            load_halves<TYPE, FRESH>(page + v_part, at + 32 * c, v[c]);
         if (TYPE == KV_I8) {
             k_scale =
                 __ldcg((const float2 *)(page + k_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
@@ -324,27 +336,52 @@ static __device__ void attend_tensor(const float *q, uint32_t n_heads, uint8_t *
             }
         }
     }
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    block_sync();
+    state->top = top;
+    state->sum = sum + __shfl_xor_sync(~0u, sum, 1);
+    state->sum += __shfl_xor_sync(~0u, state->sum, 2);
+}
+
+/* Calls f(head, dimension, value) for the values of a warp, not divided by their sum. */
+template <int TYPE, int DIMS, typename F>
+static __device__ __forceinline__ void each_value(const attention_state<DIMS> *state, F f)
+{
+    const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+
 #pragma unroll
-    for (int c = 0; c < CHUNKS; c++)
+    for (int c = 0; c < DIMS / 2; c++)
 #pragma unroll
         for (int p = 0; p < 2; p++)
 #pragma unroll
             for (int r = 0; r < 4; r++) {
-                float    x = acc[c][p][r] + __shfl_xor_sync(~0u, acc[c][p][r], 2);
+                float    x = state->acc[c][p][r] + __shfl_xor_sync(~0u, state->acc[c][p][r], 2);
                 uint32_t head = 2 * t + (r & 1);
                 uint32_t dim = 32 * c + 8 * (g >> 1) + 4 * p + (g & 1) + 2 * (r >> 1);
 
                 if (TYPE == KV_I8)
                     x *= 1.0f / CU_VALUE_UNIT;
                 if (head < 4)
-                    scratch[(warp * 4 + head) * (HEAD + 2) + dim] = x;
+                    f(head, dim, x);
             }
-    if (g < 4 && t == 0) {
-        scratch[(warp * 4 + g) * (HEAD + 2) + HEAD] = top;
-        scratch[(warp * 4 + g) * (HEAD + 2) + HEAD + 1] = sum;
+}
+
+template <int TYPE, int DIMS>
+static __device__ void attend_tensor(const float *q, uint32_t n_heads, uint8_t *const *pages,
+                                     cu_kv kv, uint32_t layer, uint32_t kv_head, uint32_t begin,
+                                     uint32_t end, float *scratch)
+{
+    enum { HEAD = 16 * DIMS };
+    const uint32_t        warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    attention_state<DIMS> state;
+
+    attend_keys<TYPE, DIMS, true>(q, n_heads, pages, kv, layer, kv_head, begin, end,
+                                  (begin & ~7u) + 8 * warp, 8 * CU_WARPS, &state);
+    block_sync();
+    each_value<TYPE, DIMS>(&state, [&](uint32_t head, uint32_t dim, float x) {
+        scratch[(warp * 4 + head) * (HEAD + 2) + dim] = x;
+    });
+    if (lane < 16 && (lane & 3) == 0) {
+        scratch[(warp * 4 + lane / 4) * (HEAD + 2) + HEAD] = state.top;
+        scratch[(warp * 4 + lane / 4) * (HEAD + 2) + HEAD + 1] = state.sum;
     }
 }
 

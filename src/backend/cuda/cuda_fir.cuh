@@ -11,7 +11,7 @@
 #include "backend/cuda/cuda_math.cuh"
 
 enum {
-    FIR_WORDS = 6144,                         /* of u staged at once */
+    FIR_WORDS = 5760,                         /* of u staged at once */
     FIR_VECTORS = FIR_WORDS / 4 / CU_THREADS, /* 16-byte loads of a thread for a chunk */
     FIR_EACH = 4,                             /* rows of a thread in a chunk */
     FIR_MARGIN = 16,                          /* words in front that taps of value 0 may touch */
@@ -152,11 +152,19 @@ static __device__ __forceinline__ void fir_rows(const cu_band *bands, const int3
             factor = __dmul_rn(__dmul_rn(wide(__half2float(__ushort_as_half(scales[e]))), gain),
                                wide_s_x);
             f(row + r, __double2float_rn(__dmul_rn(sum, factor)));
+            asm volatile("" ::: "memory"); /* one row's words in registers at a time */
         }
         row += c.n_rows;
         c = next;
     }
     block_sync();
+}
+
+/* to[i] = y of output row + i, n of them. A function of its own, so that its registers are. */
+static __device__ __noinline__ void fir_to(const cu_band *bands, const int32_t *u, float s_x,
+                                           uint32_t row, uint32_t n, int32_t *staged, float *to)
+{
+    fir_rows(bands, u, s_x, row, row + n, staged, [&](uint32_t r, float y) { to[r - row] = y; });
 }
 
 #endif

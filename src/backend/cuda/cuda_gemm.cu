@@ -33,21 +33,6 @@ __device__ __forceinline__ void copy_16(uint32_t to, const void *from)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
-__device__ __forceinline__ void load_matrices(uint32_t r[4], uint32_t at)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at));
-}
-
-__device__ __forceinline__ void mma_f16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                 "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* Byte offset of a 16-byte chunk (0 … 7) of a row in a stage's tile. */
 __device__ __forceinline__ uint32_t chunk_at(uint32_t row, uint32_t chunk)
 {
@@ -84,6 +69,155 @@ __device__ __forceinline__ void store_pair(const cu_product *p, const cu_band *b
         __dmul_rn((double)value, coded_factor(b->scales[row - b->row0], b->gain, s_x)));
 
     *to = add ? *to + y : y;
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/* ---- Hopper: products by warp groups, operands read from shared memory by the tensor cores ------
+ */
+
+/* A tile of rows of 128 bytes with exchanged chunks, as the tensor cores address it: 8 rows lie
+ * 1024 bytes from the next 8. */
+__device__ __forceinline__ uint64_t operand(uint32_t shared)
+{
+    return (uint64_t)((shared & 0x3FFFF) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+/* c[64 rows of a warp group][256] += a · bᵀ over 16 inputs; thread's part: c[j][0 … 3] as of a
+ * product of 16 × 8. */
+__device__ __forceinline__ void mma_group(float c[32][4], uint64_t a, uint64_t b)
+{
+    asm volatile("{\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, "
+                 "%8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, "
+                 "%24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, "
+                 "%40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, "
+                 "%56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, "
+                 "%72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, "
+                 "%88, %89, %90, %91, %92, %93, %94, %95, "
+                 "%96, %97, %98, %99, %100, %101, %102, %103, "
+                 "%104, %105, %106, %107, %108, %109, %110, %111, "
+                 "%112, %113, %114, %115, %116, %117, %118, %119, "
+                 "%120, %121, %122, %123, %124, %125, %126, %127"
+                 "}, %128, %129, 1, 1, 1, 0, 0;\n}"
+                 : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]),
+                   "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]),
+                   "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]),
+                   "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]),
+                   "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]),
+                   "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
+                   "+f"(c[7][2]), "+f"(c[7][3]), "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]),
+                   "+f"(c[8][3]), "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]),
+                   "+f"(c[10][0]), "+f"(c[10][1]), "+f"(c[10][2]), "+f"(c[10][3]), "+f"(c[11][0]),
+                   "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]), "+f"(c[12][0]), "+f"(c[12][1]),
+                   "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]),
+                   "+f"(c[13][3]), "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]),
+                   "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3]), "+f"(c[16][0]),
+                   "+f"(c[16][1]), "+f"(c[16][2]), "+f"(c[16][3]), "+f"(c[17][0]), "+f"(c[17][1]),
+                   "+f"(c[17][2]), "+f"(c[17][3]), "+f"(c[18][0]), "+f"(c[18][1]), "+f"(c[18][2]),
+                   "+f"(c[18][3]), "+f"(c[19][0]), "+f"(c[19][1]), "+f"(c[19][2]), "+f"(c[19][3]),
+                   "+f"(c[20][0]), "+f"(c[20][1]), "+f"(c[20][2]), "+f"(c[20][3]), "+f"(c[21][0]),
+                   "+f"(c[21][1]), "+f"(c[21][2]), "+f"(c[21][3]), "+f"(c[22][0]), "+f"(c[22][1]),
+                   "+f"(c[22][2]), "+f"(c[22][3]), "+f"(c[23][0]), "+f"(c[23][1]), "+f"(c[23][2]),
+                   "+f"(c[23][3]), "+f"(c[24][0]), "+f"(c[24][1]), "+f"(c[24][2]), "+f"(c[24][3]),
+                   "+f"(c[25][0]), "+f"(c[25][1]), "+f"(c[25][2]), "+f"(c[25][3]), "+f"(c[26][0]),
+                   "+f"(c[26][1]), "+f"(c[26][2]), "+f"(c[26][3]), "+f"(c[27][0]), "+f"(c[27][1]),
+                   "+f"(c[27][2]), "+f"(c[27][3]), "+f"(c[28][0]), "+f"(c[28][1]), "+f"(c[28][2]),
+                   "+f"(c[28][3]), "+f"(c[29][0]), "+f"(c[29][1]), "+f"(c[29][2]), "+f"(c[29][3]),
+                   "+f"(c[30][0]), "+f"(c[30][1]), "+f"(c[30][2]), "+f"(c[30][3]), "+f"(c[31][0]),
+                   "+f"(c[31][1]), "+f"(c[31][2]), "+f"(c[31][3])
+                 : "l"(a), "l"(b));
+}
+
+__global__ void __launch_bounds__(GEMM_THREADS, 1)
+    gemm_kernel(cu_product p, const uint16_t *w, uint32_t w_stride, const uint16_t *x,
+                uint32_t x_stride, const float *scales, uint32_t n, float *out, uint32_t out_stride,
+                bool add)
+{
+    extern __shared__ __align__(1024) uint8_t memory[];
+    uint32_t base = shared_address(memory), warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    uint32_t m0 = blockIdx.x * TILE_M, n0 = blockIdx.y * TILE_N, steps = w_stride / TILE_K;
+    uint32_t group = warp >> 2;
+    float    c[32][4];
+
+#pragma unroll
+    for (int j = 0; j < 32; j++)
+        c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0.0f;
+    for (uint32_t s = 0; s < STAGES - 2; s++) {
+        if (s < steps)
+            load_stage(base + s * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0, p.n_rows,
+                       s * TILE_K);
+        else
+            asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+    for (uint32_t k = 0; k < steps; k++) {
+        uint32_t stage = base + k % STAGES * STAGE_BYTES, next = k + STAGES - 2;
+
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 3) : "memory");
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        __syncthreads();
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+        for (int kk = 0; kk < TILE_K / 16; kk++)
+            mma_group(c, operand(stage + group * 64 * 128) + 2 * kk,
+                      operand(stage + TILE_M * 128) + 2 * kk);
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        /* The products of two steps ago are done in every warp group, so their stage is free. */
+        if (next < steps)
+            load_stage(base + next % STAGES * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0,
+                       p.n_rows, next * TILE_K);
+        else
+            asm volatile("cp.async.commit_group;" ::: "memory");
+        asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+    }
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+    for (int j = 0; j < 32; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            uint32_t       row = n0 + 8 * j + 2 * (lane & 3) + e;
+            const cu_band *b = p.bands;
+
+            if (row >= p.n_rows)
+                continue;
+            while (row >= b->row0 + b->n_rows)
+                b++;
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                uint32_t m = m0 + 16 * warp + (lane >> 2) + 8 * h;
+
+                if (m < n)
+                    store_pair(&p, b, row, c[j][2 * h + e], scales[m],
+                               out + (uint64_t)m * out_stride + row, add);
+            }
+        }
+}
+
+#else
+
+/* ---- before Hopper, and after: products by warps ------------------------------------------------
+ */
+
+__device__ __forceinline__ void load_matrices(uint32_t r[4], uint32_t at)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+}
+
+__device__ __forceinline__ void mma_f16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __global__ void __launch_bounds__(GEMM_THREADS, 1)
@@ -162,6 +296,8 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1)
                 }
         }
 }
+
+#endif
 
 } // namespace
 

@@ -54,7 +54,8 @@ static __device__ __forceinline__ uint32_t newest_bit(const cu_band *b, uint32_t
 
 static __device__ __forceinline__ void block_sync()
 {
-    asm volatile("bar.sync 1, 512;" ::: "memory"); /* the threads that compute, not the loader */
+    static_assert(CU_THREADS == 480, "those that compute");
+    asm volatile("bar.sync 1, 480;" ::: "memory");
 }
 
 static __device__ __forceinline__ float block_max(float x, float *slots)
@@ -65,8 +66,8 @@ static __device__ __forceinline__ float block_max(float x, float *slots)
     if ((threadIdx.x & 31) == 0)
         slots[threadIdx.x >> 5] = x;
     block_sync();
-    x = slots[threadIdx.x & (CU_WARPS - 1)];
-    for (int d = CU_WARPS / 2; d > 0; d >>= 1)
+    x = slots[min(threadIdx.x & 31, CU_WARPS - 1)];
+    for (int d = 16; d > 0; d >>= 1)
         x = fmaxf(x, __shfl_xor_sync(~0u, x, d));
     return x;
 }
@@ -79,8 +80,8 @@ static __device__ __forceinline__ double block_sum(double x, double *slots)
     if ((threadIdx.x & 31) == 0)
         slots[threadIdx.x >> 5] = x;
     block_sync();
-    x = slots[threadIdx.x & (CU_WARPS - 1)];
-    for (int d = CU_WARPS / 2; d > 0; d >>= 1)
+    x = (threadIdx.x & 31) < CU_WARPS ? slots[threadIdx.x & 31] : 0.0;
+    for (int d = 16; d > 0; d >>= 1)
         x += __shfl_xor_sync(~0u, x, d);
     return x;
 }

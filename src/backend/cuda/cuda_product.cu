@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(CU_THREADS)
  * A warp owns 32 columns (one group) of a run of row tiles. 32 binary rows × 32 columns are turned
  * over by five exchanges, after which each lane has its column's bits in one register; windows of L
  * bits then index a table of all values. */
-enum { DECODE_WARPS = 8, DECODE_ROWS = 256, DECODE_TILES = DECODE_ROWS * 5 / 16 + 8 };
+enum { DECODE_WARPS = 8, DECODE_ROWS = 512, DECODE_TILES = DECODE_ROWS * 5 / 16 + 8 };
 
 /* Lane i holds row i of a 32 × 32 bit matrix; afterwards it holds column i. */
 __device__ __forceinline__ uint32_t transpose_bits(uint32_t x)
@@ -123,46 +123,51 @@ __global__ void __launch_bounds__(32 * DECODE_WARPS)
     decode_kernel(cu_product p, cu_tape tape, __half *w, uint32_t stride)
 {
     __shared__ uint32_t      tiles[DECODE_TILES]; /* where the run's row tiles lie in the tape */
+    __shared__ int           taps[CU_MAX_TAPS];
     extern __shared__ __half table[];
     const cu_band           *b = p.bands + blockIdx.z;
-    uint32_t                 lane = threadIdx.x & 31;
-    uint32_t                 group = blockIdx.x * DECODE_WARPS + (threadIdx.x >> 5);
-    uint32_t                 r = blockIdx.y * DECODE_ROWS, end = min(r + DECODE_ROWS, b->n_rows);
-    uint32_t                 tile0 = b->u0 / CU_TILE_ROWS, low, loaded, mask, first, last;
+    const uint32_t           lane = threadIdx.x & 31, n_rows = b->n_rows, n_binary = b->n_binary;
+    const uint32_t           group = blockIdx.x * DECODE_WARPS + (threadIdx.x >> 5);
+    const uint32_t           r0 = blockIdx.y * DECODE_ROWS, end = min(r0 + DECODE_ROWS, n_rows);
+    const uint32_t           tile0 = b->u0 / CU_TILE_ROWS, length = b->length;
+    const uint32_t           k0 = b->k0, k1 = b->k1, mask = (1u << length) - 1;
+    uint32_t                 loaded, first, last, newest, ahead;
     uint64_t                 bits = 0; /* bit i: binary row `loaded` − 1 − i of this column */
+    __half                  *to;
 
-    if (r >= b->n_rows)
+    if (r0 >= n_rows)
         return;
-    for (uint32_t i = threadIdx.x; i < 1u << b->length; i += 32 * DECODE_WARPS) {
-        int value = 0;
-
-        for (int t = 0; t < b->length; t++)
-            value += i >> t & 1 ? b->taps[t] : -b->taps[t];
-        table[i] = __int2half_rn(value);
-    }
-    mask = (1u << b->length) - 1;
-    low = newest_bit(b, r) + 1 - b->length;
-    loaded = low & ~31u;
+    newest = newest_bit(b, r0);
+    loaded = (newest + 1 - length) & ~31u;
     first = loaded / CU_TILE_ROWS;
-    last = (b->n_binary - 1) / CU_TILE_ROWS;
-    last = min(last, newest_bit(b, end - 1) / CU_TILE_ROWS + 2);
+    last = min((n_binary - 1) / CU_TILE_ROWS, newest_bit(b, end - 1) / CU_TILE_ROWS + 4);
     for (uint32_t i = first + threadIdx.x; i <= last; i += 32 * DECODE_WARPS)
         tiles[i - first] = (uint32_t)tile_of_unit(&p, tape, (tile0 + i) * p.n_ktiles + blockIdx.x);
+    if (threadIdx.x < CU_MAX_TAPS)
+        taps[threadIdx.x] = b->taps[threadIdx.x];
     __syncthreads();
-    for (; r < end; r++) {
-        uint32_t newest = newest_bit(b, r);
+    for (uint32_t i = threadIdx.x; i < 1u << length; i += 32 * DECODE_WARPS) {
+        int value = 0;
 
-        while (loaded <= newest) {
-            uint32_t row = loaded + lane, word = 0;
+        for (uint32_t t = 0; t < length; t++)
+            value += i >> t & 1 ? taps[t] : -taps[t];
+        table[i] = __int2half_rn(value);
+    }
+    __syncthreads();
+    to = w + (uint64_t)(b->row0 + r0) * stride + 32 * group + lane;
+    ahead = loaded + lane < n_binary ? code_word(tape, tiles, first, loaded + lane, group) : 0;
+    for (uint32_t r = r0; r < end; r++, to += stride) {
+        while (loaded <= newest) { /* 32 more binary rows; the ones behind them are on their way */
+            uint32_t row = loaded + 32 + lane, word = ahead;
 
-            if (row < b->n_binary && group < 8 * p.n_ktiles)
-                word = code_word(tape, tiles, first, row, group);
+            ahead = row < n_binary && row / CU_TILE_ROWS <= last
+                        ? code_word(tape, tiles, first, row, group)
+                        : 0;
             bits = bits << 32 | __brev(transpose_bits(word));
             loaded += 32;
         }
-        if (32 * group + lane < stride)
-            w[(uint64_t)(b->row0 + r) * stride + 32 * group + lane] =
-                table[(uint32_t)(bits >> (loaded - 1 - newest)) & mask];
+        *to = table[(uint32_t)(bits >> (loaded - 1 - newest)) & mask];
+        newest += r & 1 ? k0 : k1;
     }
 }
 

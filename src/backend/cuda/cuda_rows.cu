@@ -189,13 +189,22 @@ __global__ void __launch_bounds__(CU_THREADS)
     prepare(y, &to, blockIdx.x, slots, &sum, bad);
 }
 
-__global__ void swiglu_kernel(float *x, uint32_t stride, uint32_t width)
+/* Prepares silu(gate)·up; x: gate and up side by side. */
+__global__ void __launch_bounds__(CU_THREADS)
+    swiglu_kernel(const float *x, uint32_t x_stride, cu_prepared to, uint32_t *bad)
 {
-    float   *row = x + (uint64_t)blockIdx.y * stride;
-    uint32_t j = blockIdx.x * blockDim.x + threadIdx.x;
+    extern __shared__ float y[];
+    __shared__ double       slots[32];
+    __shared__ int          sum;
+    const float            *gate = x + (uint64_t)blockIdx.x * x_stride, *up = gate + to.width;
 
-    if (j < width)
-        row[j] = row[j] / (1.0f + expf(-row[j])) * row[width + j];
+    for (uint32_t j = threadIdx.x; j < to.width; j += CU_THREADS) {
+        float g = gate[j];
+
+        y[pad(j)] = g / (1.0f + expf(-g)) * up[j];
+    }
+    block_sync();
+    prepare(y, &to, blockIdx.x, slots, &sum, bad);
 }
 
 __global__ void check_kernel(const float *x, uint64_t n, uint32_t *bad)
@@ -273,6 +282,42 @@ __global__ void __launch_bounds__(CU_THREADS)
                                   pages + row.pages, kv, layer, head, begin, end,
                                   memory + shared * hd, partial + at * hd, n_splits * hd,
                                   softmax + 2 * at, n_splits);
+    }
+}
+
+/* Many rows: a warp for each row and four heads of a KV head, with all its keys. The warps of a
+ * block have rows side by side, so that they find each other's keys in the first-level cache. */
+enum { ROW_WARPS = 8 };
+
+template <int TYPE, int DIMS>
+__global__ void __launch_bounds__(32 * ROW_WARPS)
+    row_attention_kernel(const float *q, uint32_t q_stride, const cu_row *rows, uint32_t n_rows,
+                         uint8_t *const *pages, cu_kv kv, uint32_t layer, float *out,
+                         uint32_t out_stride)
+{
+    const uint32_t shared = kv.n_heads / kv.n_kv_heads, hd = kv.head_dim, head = blockIdx.x;
+    const uint32_t i = (gridDim.y - 1 - blockIdx.y) * ROW_WARPS + (threadIdx.x >> 5);
+    cu_row         row;
+    uint32_t       begin, end;
+
+    if (i >= n_rows)
+        return;
+    row = rows[i];
+    split_range(row.position, kv.window, 1, 0, &begin, &end);
+    for (uint32_t h = head * shared; h < (head + 1) * shared; h += 4) {
+        attention_state<DIMS> state;
+        float                *to = out + (uint64_t)i * out_stride + h * hd, inverse[2];
+        uint32_t              n = min((head + 1) * shared - h, 4u), t = threadIdx.x & 3;
+
+        attend_keys<TYPE, DIMS, false>(q + (uint64_t)i * q_stride + h * hd, n, pages + row.pages,
+                                       kv, layer, head, begin, end, begin & ~7u, 8, &state);
+        state.sum = __fdiv_rn(1.0f, state.sum);
+        inverse[0] = __shfl_sync(~0u, state.sum, (8 * t) & 12);
+        inverse[1] = __shfl_sync(~0u, state.sum, (8 * t + 4) & 12);
+        each_value<TYPE, DIMS>(&state, [&](uint32_t k, uint32_t dim, float x) {
+            if (k < n)
+                to[k * hd + dim] = x * inverse[k & 1];
+        });
     }
 }
 
@@ -366,10 +411,15 @@ extern "C" int cu_launch_prepare(float *x, uint32_t x_stride, const cu_prepared 
     return cudaGetLastError();
 }
 
-extern "C" int cu_launch_swiglu(float *gate_up, uint32_t stride, uint32_t width, uint32_t n_rows,
-                                cu_stream stream)
+extern "C" int cu_launch_swiglu(const float *gate_up, uint32_t stride, const cu_prepared *to,
+                                uint32_t n_rows, uint32_t *bad, cu_stream stream)
 {
-    swiglu_kernel<<<dim3((width + 255) / 256, n_rows), 256, 0, stream>>>(gate_up, stride, width);
+    size_t      bytes = padded(to->width) * sizeof(float);
+    cudaError_t e = allow_shared(swiglu_kernel, bytes);
+
+    if (e != cudaSuccess)
+        return e;
+    swiglu_kernel<<<n_rows, CU_THREADS, bytes, stream>>>(gate_up, stride, *to, bad);
     return cudaGetLastError();
 }
 
@@ -405,6 +455,30 @@ extern "C" int cu_launch_attention(const float *q, uint32_t q_stride, const cu_r
         return e;
     run<<<dim3(kv.n_kv_heads * n_splits, n_rows), CU_THREADS, bytes, stream>>>(
         q, q_stride, rows, pages, kv, layer, n_splits, partial, softmax);
+    return cudaGetLastError();
+}
+
+extern "C" int cu_launch_row_attention(const float *q, uint32_t q_stride, const cu_row *rows,
+                                       uint32_t n_rows, uint8_t *const *pages, cu_kv kv,
+                                       uint32_t layer, float *out, uint32_t out_stride,
+                                       cu_stream stream)
+{
+    dim3 grid(kv.n_kv_heads, (n_rows + ROW_WARPS - 1) / ROW_WARPS);
+
+#define RUN(TYPE, DIMS)                                                                            \
+    row_attention_kernel<TYPE, DIMS><<<grid, 32 * ROW_WARPS, 0, stream>>>(                         \
+        q, q_stride, rows, n_rows, pages, kv, layer, out, out_stride)
+    if (kv.type == KV_F16 && kv.head_dim == 128)
+        RUN(KV_F16, 8);
+    else if (kv.type == KV_F16 && kv.head_dim == 64)
+        RUN(KV_F16, 4);
+    else if (kv.type == KV_I8 && kv.head_dim == 128)
+        RUN(KV_I8, 8);
+    else if (kv.type == KV_I8 && kv.head_dim == 64)
+        RUN(KV_I8, 4);
+    else
+        return cudaErrorNotSupported;
+#undef RUN
     return cudaGetLastError();
 }
 

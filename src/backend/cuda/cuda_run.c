@@ -204,33 +204,42 @@ static uint32_t splits_for(const cuda_backend *b, const upg_batch *batch)
     return n;
 }
 
+/* Enough rows for a warp each to fill the device. */
+static bool rows_alone(const cuda_backend *b, const cu_kv *kv, uint32_t n_rows)
+{
+    return kv->type != UPG_KV_F32 && (kv->head_dim == 128 || kv->head_dim == 64) &&
+           n_rows * kv->n_kv_heads >= 4 * b->n_ctas;
+}
+
 static int run_attention(cuda_backend *b, const upg_op *op, const upg_batch *batch)
 {
     cu_kv    kv = upg_cuda_kv(b, batch->kv_layout);
     uint32_t splits = splits_for(b, batch), stride = b->slots[op->out].stride;
-    int e = cu_launch_attention(b->scratch, b->scratch_stride, b->rows, batch->n_rows, b->pages, kv,
-                                op->layer, splits, b->partial, b->softmax, b->stream);
+    int      e;
 
-    if (e == cudaSuccess)
-        e = cu_launch_merge(b->partial, b->softmax, kv, splits, batch->n_rows, b->mixed, stride,
-                            b->stream);
-    if (e == cudaSuccess)
-        e = cu_launch_prepare(b->mixed, stride, &b->slots[op->out].prepared, batch->n_rows, b->bad,
-                              b->stream);
-    return e;
+    if (rows_alone(b, &kv, batch->n_rows)) {
+        e = cu_launch_row_attention(b->scratch, b->scratch_stride, b->rows, batch->n_rows, b->pages,
+                                    kv, op->layer, b->mixed, stride, b->stream);
+    } else {
+        e = cu_launch_attention(b->scratch, b->scratch_stride, b->rows, batch->n_rows, b->pages, kv,
+                                op->layer, splits, b->partial, b->softmax, b->stream);
+        if (e == cudaSuccess)
+            e = cu_launch_merge(b->partial, b->softmax, kv, splits, batch->n_rows, b->mixed, stride,
+                                b->stream);
+    }
+    return e != cudaSuccess ? e
+                            : cu_launch_prepare(b->mixed, stride, &b->slots[op->out].prepared,
+                                                batch->n_rows, b->bad, b->stream);
 }
 
 static int run_gate_up(cuda_backend *b, const upg_op *op, const upg_batch *batch)
 {
     int e = product(b, op, 0, batch->n_rows, b->scratch, b->scratch_stride, false);
 
-    if (e == cudaSuccess)
-        e = cu_launch_swiglu(b->scratch, b->scratch_stride, op->w[0]->n_rows, batch->n_rows,
-                             b->stream);
-    if (e == cudaSuccess)
-        e = cu_launch_prepare(b->scratch, b->scratch_stride, &b->slots[op->out].prepared,
-                              batch->n_rows, b->bad, b->stream);
-    return e;
+    return e != cudaSuccess
+               ? e
+               : cu_launch_swiglu(b->scratch, b->scratch_stride, &b->slots[op->out].prepared,
+                                  batch->n_rows, b->bad, b->stream);
 }
 
 /* Logits of rows first … first + n − 1, all wanted, n ≤ CUDA_LOGIT_ROWS. */

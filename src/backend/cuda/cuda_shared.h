@@ -8,8 +8,8 @@
  *     [n_units·c/n, n_units·(c+1)/n)
  *
  * and stores them in its own contiguous tape, all ops one after the other, in the order in which a
- * token reads them. Within an op each of 16 warps owns a contiguous part of the block's tiles and
- * takes one tile of every round of 16, so a block reads its tape front to back. Sums of a row tile
+ * token reads them. Within an op each of 15 warps owns a contiguous part of the block's tiles and
+ * takes one tile of every round of 15, so a block reads its tape front to back. Sums of a row tile
  * that several warps share meet in u by integer additions: exact in any order. */
 #ifndef UPG_BACKEND_CUDA_CUDA_SHARED_H
 #define UPG_BACKEND_CUDA_CUDA_SHARED_H
@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 enum {
-    CU_WARPS = 16, /* that compute; they share the tiles of a block */
+    CU_WARPS = 15, /* that compute; with the one that loads they leave 128 registers to each */
     CU_THREADS = 32 * CU_WARPS,
     CU_TILE_ROWS = 16,
     CU_TILE_COLUMNS = 256,
@@ -217,11 +217,16 @@ int cu_launch_attention(const float *q, uint32_t q_stride, const cu_row *rows, u
                         float *partial, float *softmax, cu_stream stream);
 int cu_launch_merge(const float *partial, const float *softmax, cu_kv kv, uint32_t n_splits,
                     uint32_t n_rows, float *out, uint32_t out_stride, cu_stream stream);
-int cu_launch_swiglu(float *gate_up, uint32_t stride, uint32_t width, uint32_t n_rows,
-                     cu_stream stream);
+/* Prepares silu(gate)·up, gate and up side by side in each row. */
+int cu_launch_swiglu(const float *gate_up, uint32_t stride, const cu_prepared *to, uint32_t n_rows,
+                     uint32_t *bad, cu_stream stream);
+/* Attention for many rows at once; heads of 64 or 128, fp16 or int8 pages. */
+int cu_launch_row_attention(const float *q, uint32_t q_stride, const cu_row *rows, uint32_t n_rows,
+                            uint8_t *const *pages, cu_kv kv, uint32_t layer, float *out,
+                            uint32_t out_stride, cu_stream stream);
 int cu_launch_check(const float *x, uint64_t n, uint32_t *bad, cu_stream stream);
 
-/* ring = pages of 8 KiB that fit; 0 when the shapes do not fit this device. */
+/* ring = pages of 7.5 KiB that fit; 0 when the shapes do not fit this device. */
 int cu_token_prepare(const cu_token_args *args, uint32_t shared_limit, uint32_t *n_pages_ring);
 int cu_launch_token(const cu_token_args *args, bool cooperative, bool dependent, cu_stream stream);
 /* The products (addresses of cu_product, all in device memory) `times` times in one launch, bare.

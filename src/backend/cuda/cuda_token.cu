@@ -1,8 +1,8 @@
 /* cuda_token.cu: a whole token (or many) in one launch: every block runs the same list of steps.
  *
- * One block per SM: 16 warps compute, one more warp loads. A block's code bits for the whole token
- * are one contiguous tape; the loader streams it into a ring of 8 KiB pages in shared memory and
- * waits for nothing but free pages: weights do not depend on activations, so the stream goes on
+ * One block per SM: 15 warps compute, one more warp loads. A block's code bits for the whole token
+ * are one contiguous tape; the loader streams it into a ring of pages of 7.5 KiB in shared memory
+ * and waits for nothing but free pages: weights do not depend on activations, so the stream goes on
  * while the blocks meet at a barrier or prepare the next input.
  *
  *     loader    tape ──► ring page ──full──► warps          (mbarriers)
@@ -19,7 +19,7 @@
 namespace
 {
 
-enum { PAGE_TILES = 16, PAGE_BYTES = PAGE_TILES * CU_TILE_BYTES, MAX_PAGES = 26 };
+enum { PAGE_TILES = CU_WARPS, PAGE_BYTES = PAGE_TILES * CU_TILE_BYTES, MAX_PAGES = 27 };
 
 struct ring {
     uint64_t *full, *empty; /* [n_pages] */
@@ -148,8 +148,9 @@ __device__ __forceinline__ cursor advanced(cursor c, uint32_t tiles, uint32_t n_
 /* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. */
 __device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
                                            const uint32_t *planes, int sum_q, int32_t *u,
-                                           const ring *r, cursor at)
+                                           const ring *shared_ring, cursor at)
 {
+    const ring ring_here = *shared_ring, *const r = &ring_here;
     const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     cu_share       s = share_of(p->n_units, blockIdx.x, n_ctas);
     uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
@@ -259,7 +260,7 @@ __device__ __forceinline__ float largest(const float *x, uint32_t n, const block
 }
 
 /* One row of the embedding into x (padded), in the model's own basis. */
-__device__ void embed_row(const cu_embedding *e, uint32_t token, float *x)
+__device__ __noinline__ void embed_row(const cu_embedding *e, uint32_t token, float *x)
 {
     if (e->bands == NULL) {
         for (uint32_t j = threadIdx.x; j < e->n_cols; j += CU_THREADS) {
@@ -313,11 +314,12 @@ __device__ __forceinline__ const cu_band *bands_of(const cu_record *r)
 }
 
 /* EMBED and NORM: residual, norm, rotation; returns Σq. */
-__device__ int input_from_residual(const cu_token_args *a, uint32_t index, const cu_record *r,
-                                   const block_memory *m)
+__device__ __noinline__ int input_from_residual(const cu_token_args *a, uint32_t index,
+                                                const cu_record *r, const block_memory *memory)
 {
-    enum { EACH = 10 }; /* norm weights of a thread that are loaded ahead */
-    const cu_step *s = &r->step;
+    enum { EACH = 11 }; /* norm weights of a thread that are loaded ahead */
+    const block_memory here = *memory, *const m = &here;
+    const cu_step step = r->step, *const s = &step;
     const uint32_t n = s->width;
     float          inverse, scale, part = 0.0f, weight[EACH];
     double         squares;
@@ -377,13 +379,14 @@ __device__ int input_from_residual(const cu_token_args *a, uint32_t index, const
 }
 
 /* ROTATED: x' lies in global memory, with the largest magnitude of each block. */
-__device__ int input_from_rotated(const cu_token_args *a, uint32_t index, const cu_record *r,
-                                  const block_memory *m)
+__device__ __forceinline__ int input_from_rotated(const cu_token_args *a, uint32_t index,
+                                                  const cu_record *r, const block_memory *memory)
 {
-    const cu_step *s = &r->step;
-    uint32_t       n_blocks = s->width >> s->log_block;
-    float          max = 0.0f, scale, inverse;
-    bool           good = true;
+    const block_memory here = *memory, *const m = &here;
+    const cu_step step = r->step, *const s = &step;
+    uint32_t n_blocks = s->width >> s->log_block;
+    float    max = 0.0f, scale, inverse;
+    bool     good = true;
 
     for (uint32_t i = threadIdx.x; i < n_blocks; i += CU_THREADS) {
         float b = __ldcg(s->block_max + i);
@@ -429,8 +432,11 @@ __device__ void rotate_block(const cu_step *s, uint32_t block, const block_memor
 }
 
 /* Values of the heads of a rotation block. The weights of the splits come first, all at once. */
-__device__ void merge(const cu_token_args *a, const cu_step *s, const block_memory *m)
+__device__ __forceinline__ void merge(const cu_token_args *a, const cu_record *r,
+                                      const block_memory *memory)
 {
+    const block_memory here = *memory, *const m = &here;
+    const cu_step step = r->step, *const s = &step;
     const uint32_t n = 1u << s->log_block, hd = a->kv.head_dim, n_splits = a->n_splits;
     float         *weights = (float *)m->staged; /* [heads of the block][n_splits] */
 
@@ -477,24 +483,29 @@ __device__ void merge(const cu_token_args *a, const cu_step *s, const block_memo
     }
 }
 
+/* Where swiglu keeps a block of each input, behind the padded block of its product. */
+enum { UPG_MAX_BLOCK = 1024, PAIR = UPG_MAX_BLOCK + UPG_MAX_BLOCK / 16 + 64 };
+
 __device__ __forceinline__ float silu(float x)
 {
     return x / (1.0f + expf(-x));
 }
 
-__device__ void swiglu(const cu_record *r, const block_memory *m)
+__device__ __forceinline__ void swiglu(const cu_record *r, const block_memory *memory)
 {
-    const cu_step *s = &r->step;
-    uint32_t       n = 1u << s->log_block;
-    float          s_x = __ldcg(s->scale_in);
+    const block_memory here = *memory, *const m = &here;
+    const cu_step step = r->step, *const s = &step;
+    uint32_t n = 1u << s->log_block;
+    float    s_x = __ldcg(s->scale_in);
 
     for (uint32_t block = blockIdx.x; block < s->width >> s->log_block; block += gridDim.x) {
-        uint32_t gate = block * n, up = r->source.row0[1] + block * n;
+        float *gate = m->x + PAIR, *up = gate + UPG_MAX_BLOCK;
 
-        fir_rows(bands_of(r), s->u_in, s_x, gate, gate + n, m->staged,
-                 [&](uint32_t row, float y) { m->x[pad(row - gate)] = silu(y); });
-        fir_rows(bands_of(r), s->u_in, s_x, up, up + n, m->staged,
-                 [&](uint32_t row, float y) { m->x[pad(row - up)] *= y; });
+        fir_to(bands_of(r), s->u_in, s_x, block * n, n, m->staged, gate);
+        fir_to(bands_of(r), s->u_in, s_x, r->source.row0[1] + block * n, n, m->staged, up);
+        for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
+            m->x[pad(i)] = silu(gate[i]) * up[i];
+        block_sync();
         rotate_block(s, block, m);
     }
 }
@@ -521,23 +532,24 @@ __device__ void turn_heads(const cu_token_args *a, float *x, uint32_t n_heads)
 /* One KV head and one part of the keys for each item. The block whose part holds the token's own
  * position appends its key and value first. */
 template <int TYPE, int DIMS, int HEADS>
-__device__ void attention(const cu_token_args *a, uint32_t index, const cu_record *r,
-                          const block_memory *m)
+__device__ __noinline__ void attention(const cu_token_args *a, uint32_t index, const cu_record *r,
+                                       const block_memory *memory)
 {
-    const cu_step *s = &r->step;
-    const uint32_t hd = a->kv.head_dim, shared = a->kv.n_heads / a->kv.n_kv_heads;
+    const block_memory here = *memory, *const m = &here;
+    const cu_step step = r->step, *const s = &step;
+    const cu_kv    kv = a->kv;
+    const uint32_t hd = kv.head_dim, shared = kv.n_heads / kv.n_kv_heads;
     const uint32_t position = __ldcg(&a->state->position);
     const float    s_x = __ldcg(s->scale_in);
     float         *q = m->x, *k = q + shared * hd, *v = k + hd, *scratch = v + hd;
 
-    for (uint32_t item = blockIdx.x; item < a->kv.n_kv_heads * a->n_splits; item += gridDim.x) {
+    for (uint32_t item = blockIdx.x; item < kv.n_kv_heads * a->n_splits; item += gridDim.x) {
         uint32_t head = item / a->n_splits, split = item % a->n_splits, begin, end;
         uint32_t q_row = head * shared * hd;
 
-        split_range(position, a->kv.window, a->n_splits, split, &begin, &end);
+        split_range(position, kv.window, a->n_splits, split, &begin, &end);
         if (begin < end) {
-            fir_rows(bands_of(r), s->u_in, s_x, q_row, q_row + shared * hd, m->staged,
-                     [&](uint32_t row, float y) { q[row - q_row] = y; });
+            fir_to(bands_of(r), s->u_in, s_x, q_row, shared * hd, m->staged, q);
             turn_heads(a, q, shared);
         }
         if (begin < end && end == position + 1) {
@@ -545,13 +557,11 @@ __device__ void attention(const cu_token_args *a, uint32_t index, const cu_recor
             uint32_t token = position % CU_PAGE_TOKENS, warp = threadIdx.x >> 5;
             uint8_t *page = a->pages[position / CU_PAGE_TOKENS];
 
-            fir_rows(bands_of(r), s->u_in, s_x, k_row, k_row + hd, m->staged,
-                     [&](uint32_t row, float y) { k[row - k_row] = y; });
-            fir_rows(bands_of(r), s->u_in, s_x, v_row, v_row + hd, m->staged,
-                     [&](uint32_t row, float y) { v[row - v_row] = y; });
+            fir_to(bands_of(r), s->u_in, s_x, k_row, hd, m->staged, k);
+            fir_to(bands_of(r), s->u_in, s_x, v_row, hd, m->staged, v);
             turn_heads(a, k, 1);
             if (warp < 2 &&
-                !kv_store(a->kv, page + kv_part(a->kv, s->layer, head, warp), token, warp ? v : k))
+                !kv_store(kv, page + kv_part(kv, s->layer, head, warp), token, warp ? v : k))
                 mark_bad(a, index);
             __threadfence_block();
             block_sync();
@@ -559,7 +569,7 @@ __device__ void attention(const cu_token_args *a, uint32_t index, const cu_recor
         for (uint32_t h = 0; h < shared; h += HEADS) {
             uint64_t at = (uint64_t)(head * shared + h) * a->n_splits + split;
 
-            attend<TYPE, DIMS, HEADS>(q + h * hd, min(shared - h, (uint32_t)HEADS), a->pages, a->kv,
+            attend<TYPE, DIMS, HEADS>(q + h * hd, min(shared - h, (uint32_t)HEADS), a->pages, kv,
                                       s->layer, head, begin, end, scratch, a->partial + at * hd,
                                       a->n_splits * hd, a->softmax + 2 * at, a->n_splits);
         }
@@ -599,20 +609,22 @@ __device__ void best_of_block(float value, int32_t token, const block_memory *m,
     block_sync();
 }
 
-__device__ void logits(const cu_token_args *a, uint32_t index, const cu_record *r,
-                       const block_memory *m)
+__device__ __noinline__ void logits(const cu_token_args *a, uint32_t index, const cu_record *r,
+                                    const block_memory *memory)
 {
-    const cu_step *s = &r->step;
-    uint32_t       n = r->source.n_rows;
-    uint32_t       begin = (uint32_t)((uint64_t)n * blockIdx.x / gridDim.x);
-    uint32_t       end = (uint32_t)((uint64_t)n * (blockIdx.x + 1) / gridDim.x);
-    float          value = -INFINITY;
-    int32_t        token = INT32_MAX;
-    bool           good = true;
+    const block_memory here = *memory, *const m = &here;
+    const cu_step step = r->step, *const s = &step;
+    float *const out = a->logits;
+    uint32_t     n = r->source.n_rows;
+    uint32_t     begin = (uint32_t)((uint64_t)n * blockIdx.x / gridDim.x);
+    uint32_t     end = (uint32_t)((uint64_t)n * (blockIdx.x + 1) / gridDim.x);
+    float        value = -INFINITY;
+    int32_t      token = INT32_MAX;
+    bool         good = true;
 
     fir_rows(bands_of(r), s->u_in, __ldcg(s->scale_in), begin, end, m->staged,
              [&](uint32_t row, float y) {
-                 a->logits[row] = y;
+                 out[row] = y;
                  good = good && is_number(y);
                  better(&value, &token, y, (int32_t)row);
              });
@@ -625,8 +637,10 @@ __device__ void logits(const cu_token_args *a, uint32_t index, const cu_record *
     }
 }
 
-__device__ void sample(const cu_token_args *a, uint32_t token_index, const block_memory *m)
+__device__ __noinline__ void sample(const cu_token_args *a, uint32_t token_index,
+                                    const block_memory *memory)
 {
+    const block_memory here = *memory, *const m = &here;
     float   value = -INFINITY;
     int32_t token = INT32_MAX;
 
@@ -713,7 +727,7 @@ __device__ void run_step(const cu_token_args *a, uint32_t index, uint32_t token,
         attention<TYPE, DIMS, HEADS>(a, index, r, m);
         break;
     case CU_STEP_MERGE:
-        merge(a, s, m);
+        merge(a, r, m);
         break;
     case CU_STEP_SWIGLU:
         swiglu(r, m);
@@ -775,6 +789,7 @@ __host__ __device__ inline uint32_t x_words(const cu_token_args *a, uint32_t att
     uint32_t attention = (shared + 2) * a->kv.head_dim + attend;
     uint32_t x = padded(a->max_width);
 
+    x = x > PAIR + 2 * UPG_MAX_BLOCK ? x : PAIR + 2 * UPG_MAX_BLOCK;
     return ((x > attention ? x : attention) + 3) & ~3u;
 }
 
@@ -787,16 +802,24 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     __shared__ double                         slots[32];
     __shared__ int                            sum;
     __shared__ __align__(16) cu_record records[2];
-    ring                               r = { full, empty, memory, a.n_pages_ring };
-    block_memory                       m;
+    __shared__ ring                    r;
+    __shared__ block_memory            m;
+    __shared__ cu_token_args           args;
 
-    m.planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
-    m.staged = (int32_t *)(m.planes + a.max_ktiles * CU_TILE_WORDS);
-    m.codes = (uint32_t *)m.staged;
-    m.records = records;
-    m.x = (float *)(m.staged + staged_words(&a));
-    m.slots = slots;
-    m.sum = &sum;
+    for (uint32_t i = threadIdx.x; i < sizeof args / 4; i += CU_THREADS + 32)
+        ((uint32_t *)&args)[i] = ((const uint32_t *)&a)[i];
+    if (threadIdx.x == 0) {
+        r = { full, empty, memory, a.n_pages_ring };
+        m.planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
+        m.staged = (int32_t *)(m.planes + a.max_ktiles * CU_TILE_WORDS);
+        m.codes = (uint32_t *)m.staged;
+        m.records = records;
+        m.x = (float *)(m.staged + (a.max_ktiles * CU_TILE_WORDS > FIR_SHARED
+                                        ? a.max_ktiles * CU_TILE_WORDS
+                                        : (uint32_t)FIR_SHARED));
+        m.slots = slots;
+        m.sum = &sum;
+    }
     if (threadIdx.x == 0)
         for (uint32_t i = 0; i < a.n_pages_ring; i++) {
 #if __CUDA_ARCH__ >= 900
@@ -809,14 +832,14 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     fence_barriers();
     __syncthreads();
     if (threadIdx.x >= CU_THREADS) {
-        stream_tape(&a, &r);
+        stream_tape(&args, &r);
         return;
     }
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-    compute<TYPE, DIMS, HEADS>(&a, &r, &m);
+    compute<TYPE, DIMS, HEADS>(&args, &r, &m);
 }
 
 /* ---- products alone, for measurements ----------------------------------------------------------
