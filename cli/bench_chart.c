@@ -5,7 +5,7 @@
 #include "bench_table.h"
 #include "report.h"
 
-enum { LEFT = 300, WIDTH = 560, TOP = 64, ROW = 34, BAR = 20, RIGHT = 150, BOTTOM = 52 };
+enum { LEFT = 300, WIDTH = 560, TOP = 64, ROW = 34, BAR = 20, RIGHT = 60, BOTTOM = 52 };
 
 typedef struct axis {
     double first, limit; /* tokens a second */
@@ -50,17 +50,26 @@ static void draw_axis(FILE *f, const axis *a, double bottom)
             LEFT + WIDTH / 2, bottom + 36);
 }
 
+/* Where a bar is long enough its label stands in it; a device with memory of its own passes the
+ * end. */
+static void draw_bar(FILE *f, const axis *a, const table_row *row, int y)
+{
+    double      rate = 1 / row->token_s, end = place(a, rate);
+    bool        inside = end - LEFT > 190;
+    const char *note = rate > a->limit ? ", past the end" : row->computed ? " (computed)" : "";
+
+    fprintf(f,
+            "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\"/>\n"
+            "<text class=\"%s\" x=\"%.1f\" y=\"%d\">%.3g tok/s%s</text>\n",
+            LEFT, y, end - LEFT > 1 ? end - LEFT : 1, BAR, inside ? "inside" : "value",
+            inside ? end - 8 : end + 6, y + 15, rate, note);
+}
+
 static void draw_row(FILE *f, const axis *a, const table_row *row, int y)
 {
-    double end = row->token_s > 0 ? place(a, 1 / row->token_s) : LEFT;
-
     fprintf(f, "<text class=\"name\" x=\"%d\" y=\"%d\">%s</text>\n", LEFT - 10, y + 15, row->what);
     if (row->token_s > 0)
-        fprintf(f,
-                "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\"/>\n"
-                "<text class=\"value\" x=\"%.1f\" y=\"%d\">%.3g tok/s%s</text>\n",
-                LEFT, y, end - LEFT > 1 ? end - LEFT : 1, BAR, end + 6, y + 15, 1 / row->token_s,
-                row->computed ? " (computed)" : "");
+        draw_bar(f, a, row, y);
     else
         fprintf(f, "<text class=\"value\" x=\"%d\" y=\"%d\">not measured</text>\n", LEFT + 6,
                 y + 15);
@@ -79,7 +88,8 @@ int table_draw(const cli_command *command, const char *path, const table_row *ro
     fprintf(f,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
             "font-family=\"sans-serif\" font-size=\"13\">\n"
-            "<style>rect{fill:#3b6ea5}.name{text-anchor:end}.tick{text-anchor:middle;fill:#555;"
+            "<style>rect{fill:#3b6ea5}.name{text-anchor:end}.inside{text-anchor:end;fill:white}."
+            "tick{text-anchor:middle;fill:#555;"
             "font-size:12px}.grid{stroke:#ddd}.limit{stroke:#b03030;stroke-width:2}"
             ".title{font-size:16px;font-weight:bold}</style>\n"
             "<rect width=\"100%%\" height=\"100%%\" style=\"fill:white\"/>\n"

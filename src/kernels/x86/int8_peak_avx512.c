@@ -5,7 +5,10 @@
 
 uint32_t upg_int8_peak_avx512(uint32_t rounds)
 {
-    __m512i sum[16], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+    __m512i  sum[16], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+    uint32_t lanes[16], total = 0;
+    __m256i  half;
+    __m128i  quarter;
 
     for (int i = 0; i < 16; i++)
         sum[i] = _mm512_set1_epi32(i);
@@ -16,5 +19,9 @@ uint32_t upg_int8_peak_avx512(uint32_t rounds)
     }
     for (int i = 1; i < 16; i++)
         sum[0] = _mm512_add_epi32(sum[0], sum[i]);
-    return (uint32_t)_mm512_reduce_add_epi32(sum[0]) - 16 * 120; /* what they began with */
+    half = _mm256_add_epi32(_mm512_castsi512_si256(sum[0]), _mm512_extracti64x4_epi64(sum[0], 1));
+    quarter = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    quarter = _mm_add_epi32(quarter, _mm_srli_si128(quarter, 8));
+    quarter = _mm_add_epi32(quarter, _mm_srli_si128(quarter, 4));
+    return (uint32_t)_mm_cvtsi128_si32(quarter) - 16 * 120; /* what the sums began with */
 }
