@@ -6,7 +6,6 @@
 uint32_t upg_int8_peak_avx512(uint32_t rounds)
 {
     __m512i  sum[16], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
-    uint32_t lanes[16], total = 0;
     __m256i  half;
     __m128i  quarter;
 

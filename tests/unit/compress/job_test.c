@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "compress/calibration_text.h"
 #include "compress/default_calibration.h"
 #include "compress/job.h"
 #include "format/container.h"
@@ -425,9 +426,11 @@ static void the_recipe_is_in_the_file(void **state)
     assert_true(hash && strlen(hash) == 32);
     assert_int_equal(json_integer_value(json_object_get(calibration, "text_bytes")),
                      upg_default_calibration_size);
-    assert_int_equal(json_integer_value(json_object_get(calibration, "windows")), 128);
+    assert_int_equal(json_integer_value(json_object_get(calibration, "windows")),
+                     UPG_CALIBRATION_WINDOWS);
     assert_int_equal(json_integer_value(json_object_get(calibration, "window")), 64);
-    assert_true(json_integer_value(json_object_get(calibration, "text_tokens")) > 128 * 64);
+    assert_true(json_integer_value(json_object_get(calibration, "text_tokens")) >
+                UPG_CALIBRATION_WINDOWS * 64);
     assert_string_equal(json_string_value(json_object_get(calibration, "moments")), "sequential");
     json_decref(options);
     upg_container_close(file);
