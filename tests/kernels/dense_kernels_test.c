@@ -311,10 +311,10 @@ static void check_near(const upg_kernels *k, const checked_sum *s, size_t n_term
 
 static void check_attention_i8(const upg_kernels *k, size_t heads, size_t dim, size_t tokens)
 {
-    float   *q = random_floats(heads * dim), *scales = random_floats(tokens);
-    float   *score = kc_alloc(heads * 64 * sizeof *score), *acc = random_floats(heads * dim);
-    float   *before = kc_alloc(heads * dim * sizeof *before);
-    int8_t  *page = kc_alloc(tokens * dim);
+    float  *q = random_floats(heads * dim), *scales = random_floats(tokens);
+    float  *score = kc_alloc(heads * 64 * sizeof *score), *acc = random_floats(heads * dim);
+    float  *before = kc_alloc(heads * dim * sizeof *before);
+    int8_t *page = kc_alloc(tokens * dim);
 
     for (size_t i = 0; i < tokens * dim; i++)
         page[i] = (int8_t)kc_int(&counter, -127, 127);

@@ -5,9 +5,9 @@
 
 uint32_t upg_int8_peak_avx512(uint32_t rounds)
 {
-    __m512i  sum[16], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
-    __m256i  half;
-    __m128i  quarter;
+    __m512i sum[16], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+    __m256i half;
+    __m128i quarter;
 
     for (int i = 0; i < 16; i++)
         sum[i] = _mm512_set1_epi32(i);

@@ -297,14 +297,10 @@ static void test_open_without_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_description),
-        cmocka_unit_test(test_synthetic),
-        cmocka_unit_test(test_too_many_threads),
-        cmocka_unit_test(test_tensors),
-        cmocka_unit_test(test_sampling_defaults),
-        cmocka_unit_test(test_evaluation),
-        cmocka_unit_test(test_evaluation_by_threads),
-        cmocka_unit_test(test_open_without_memory),
+        cmocka_unit_test(test_description),           cmocka_unit_test(test_synthetic),
+        cmocka_unit_test(test_too_many_threads),      cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_sampling_defaults),     cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_evaluation_by_threads), cmocka_unit_test(test_open_without_memory),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
