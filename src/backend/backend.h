@@ -37,6 +37,9 @@ typedef struct upg_batch {
     /* NULL, or [n_ops + 1]: when the first op began and when each ended, by upg_now_ns. Only for
      * classes with times_ops. */
     uint64_t *op_ns;
+    /* cpu, where it pays: products with weights rounded to 8 bits (kernels/quantised.h), except
+     * those of LOGITS. What a row gives depends on this flag, but not on the other rows. */
+    bool fast;
 } upg_batch;
 
 typedef struct upg_backend upg_backend;

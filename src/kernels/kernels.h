@@ -6,6 +6,7 @@
 #ifndef UPG_KERNELS_KERNELS_H
 #define UPG_KERNELS_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,6 +40,18 @@ typedef struct upg_kernels {
      * y  i32 [m][y_stride]              n_cols % 32 = 0 */
     void (*gemm_i16)(size_t m, size_t rows, size_t n_cols, const int16_t *x, size_t x_stride,
                      const int16_t *v, size_t v_stride, int32_t *y, size_t y_stride);
+    /** Values rounded to 8 bits (quantised.h, upg_int8_multiplier), plus 128, of rows row0 … row0 +
+     * n_rows − 1 of a band, for the columns of groups group … group + n_groups − 1.
+     * v  u8: row r of the n_rows at v + r · stride, 32·n_groups values each */
+    void (*decode_i8)(const upg_band *band, uint32_t n_cols, uint32_t group, uint32_t n_groups,
+                      uint32_t row0, uint32_t n_rows, uint8_t *v, size_t stride);
+    /** y[m][r] += Σ_j x[m][j]·v[r][j] modulo 2^32: the caller takes 128·Σ_j x[m][j] away, which
+     * leaves a sum below 2^31 when n_cols < 2^17.
+     * x  i8 [m][x_stride], |x| ≤ 127   v  u8 [rows][v_stride]
+     * y  i32 [m][y_stride]             n_cols % 32 = 0 */
+    void (*gemm_i8)(size_t m, size_t rows, size_t n_cols, const int8_t *x, size_t x_stride,
+                    const uint8_t *v, size_t v_stride, int32_t *y, size_t y_stride);
+    bool fast_i8; /* these two are faster than decode_group and gemm_i16 */
     /** Row results from u, without decoding: y[r] = Y_r·(s_r·g·s_x) as quantised.h rounds it, where
      * Y_r = Σ_{i<L} p_i·u[newest(r) − i], exact in int64, for rows r = row0 … row0 + n_rows − 1.
      * u  i32, from the band's binary row 0        y  f32 [n_rows] */

@@ -2,6 +2,8 @@
  * write nothing outside their outputs. */
 #include "kernel_check.h"
 
+#include "kernels/quantised.h"
+
 #include <math.h>
 
 #include "codec/rotation.h"
@@ -157,6 +159,76 @@ static void decode_equals_scalar(void **state)
     }
 }
 
+static void compare_decode_i8(const upg_kernels *ref, const upg_kernels *new, const upg_band *band,
+                              uint32_t n_cols, uint32_t row0, size_t extra)
+{
+    uint32_t n = band->n_rows - row0, n_groups = upg_group_count(n_cols);
+
+    for (uint32_t group = 0; group < n_groups; group += 2) {
+        size_t   width = 32 * (size_t)(n_groups - group), stride = width + extra;
+        size_t   bytes = (n - 1) * stride + width;
+        uint8_t *want = kc_alloc(bytes), *got = kc_alloc(bytes);
+
+        ref->decode_i8(band, n_cols, group, n_groups - group, row0, n, want, stride);
+        new->decode_i8(band, n_cols, group, n_groups - group, row0, n, got, stride);
+        for (size_t i = 0; i < bytes; i++)
+            if (i % stride < width && want[i] != got[i])
+                fail_msg("%s: rate2 %u, L %u, %u rows from %u, group %u: byte %zu is %d, not %d",
+                         new->name, band->code.rate2, band->code.length, n, row0, group, i, got[i],
+                         want[i]);
+        kc_check_guards(got, bytes);
+        kc_free(want);
+        kc_free(got);
+    }
+}
+
+static void decode_i8_equals_scalar(void **state)
+{
+    static const uint8_t rates[] = { 4, 5, 6, 7, 8, 10 };
+    upg_kernels          ref, new;
+    uint64_t             counter = 5;
+
+    (void)state;
+    upg_kernels_select(0, &ref);
+    for (size_t level = 0; level < kc_level_count(); level++) {
+        upg_kernels_select(kc_flags(level), &new);
+        for (size_t i = 0; i < sizeof rates; i++)
+            for (uint32_t length = 8; length <= 16; length++)
+                for (uint32_t n_rows = 1; n_rows < 200; n_rows = n_rows * 3 + 1) {
+                    uint32_t n_cols = 1 + (uint32_t)kc_int(&counter, 0, 139);
+                    upg_band band = random_band(rates[i], length, n_rows, n_cols, &counter);
+
+                    compare_decode_i8(&ref, &new, &band, n_cols, 0, 0);
+                    compare_decode_i8(&ref, &new, &band, n_cols, n_rows / 2, 9);
+                    compare_decode_i8(&ref, &new, &band, n_cols, n_rows - 1, 0);
+                    kc_free((void *)(uintptr_t)band.bits);
+                }
+    }
+}
+
+/* Every value within half a step of the exact one, the largest ones at ±127 at most. */
+static void decode_i8_rounds(void **state)
+{
+    uint64_t    counter = 8;
+    upg_band    band = random_band(6, 12, 50, 64, &counter);
+    int32_t     multiplier = upg_int8_multiplier(&band.code);
+    int16_t     exact[50 * 32];
+    uint8_t     v[50 * 32];
+    upg_kernels k;
+
+    (void)state;
+    upg_kernels_select(0, &k);
+    k.decode_group(&band, 64, 1, 0, 50, exact, 32);
+    k.decode_i8(&band, 64, 1, 1, 0, 50, v, 32);
+    for (size_t i = 0; i < 50 * 32; i++) {
+        int32_t twice = 2 * (multiplier * exact[i] - 32768 * (v[i] - 128));
+
+        assert_true(v[i] >= 1);
+        assert_in_range(twice + 32768, 0, 65536);
+    }
+    kc_free((void *)(uintptr_t)band.bits);
+}
+
 /* The scalar kernel against upg_band_row_values, which goes another way. */
 static void decode_equals_row_values(void **state)
 {
@@ -233,6 +305,53 @@ static void gemm_i16_equals_scalar(void **state)
     }
 }
 
+static void compare_gemm_i8(const upg_kernels *ref, const upg_kernels *new, size_t m, size_t rows,
+                            size_t n_cols, int extreme)
+{
+    uint64_t counter = m * 100 + rows;
+    size_t   x_stride = n_cols + 32 * (m % 2), v_stride = n_cols + 3, y_stride = rows + m % 3;
+    size_t   count = (m - 1) * y_stride + rows, bytes = count * sizeof(int32_t);
+    size_t   n_x = (m - 1) * x_stride + n_cols, n_v = (rows - 1) * v_stride + n_cols;
+    int8_t  *x = kc_alloc(n_x);
+    uint8_t *v = kc_alloc(n_v);
+    int32_t *want = kc_alloc(bytes), *got = kc_alloc(bytes);
+
+    for (size_t i = 0; i < n_x; i++)
+        x[i] = (int8_t)(extreme ? -127 : kc_int(&counter, -127, 127));
+    for (size_t i = 0; i < n_v; i++)
+        v[i] = (uint8_t)(extreme ? 255 : kc_int(&counter, 0, 255));
+    for (size_t i = 0; i < count; i++)
+        want[i] = got[i] = kc_int(&counter, -1000, 1000);
+    ref->gemm_i8(m, rows, n_cols, x, x_stride, v, v_stride, want, y_stride);
+    new->gemm_i8(m, rows, n_cols, x, x_stride, v, v_stride, got, y_stride);
+    for (size_t i = 0; i < count; i++)
+        if (want[i] != got[i])
+            fail_msg("%s: m %zu, rows %zu, n_cols %zu: y[%zu] is %d, not %d", new->name, m, rows,
+                     n_cols, i, got[i], want[i]);
+    kc_check_guards(got, bytes);
+    kc_free(x);
+    kc_free(v);
+    kc_free(want);
+    kc_free(got);
+}
+
+static void gemm_i8_equals_scalar(void **state)
+{
+    upg_kernels ref, new;
+
+    (void)state;
+    upg_kernels_select(0, &ref);
+    for (size_t level = 0; level < kc_level_count(); level++) {
+        upg_kernels_select(kc_flags(level), &new);
+        for (size_t m = 1; m <= 13; m++)
+            for (size_t rows = 1; rows <= 9; rows++)
+                for (size_t n_cols = 32; n_cols <= 160; n_cols += 32)
+                    compare_gemm_i8(&ref, &new, m, rows, n_cols, 0);
+        compare_gemm_i8(&ref, &new, 70, 65, 512, 1);
+        compare_gemm_i8(&ref, &new, 31, 7, 70016, 1); /* sums pass int32 */
+    }
+}
+
 static void hadamard_equals_scalar(void **state)
 {
     upg_kernels new;
@@ -264,7 +383,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bitdot_equals_scalar),   cmocka_unit_test(bitdot_is_signed_sum),
         cmocka_unit_test(decode_equals_scalar),   cmocka_unit_test(decode_equals_row_values),
-        cmocka_unit_test(gemm_i16_equals_scalar), cmocka_unit_test(hadamard_equals_scalar),
+        cmocka_unit_test(gemm_i16_equals_scalar), cmocka_unit_test(decode_i8_equals_scalar),
+        cmocka_unit_test(decode_i8_rounds),       cmocka_unit_test(gemm_i8_equals_scalar),
+        cmocka_unit_test(hadamard_equals_scalar),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

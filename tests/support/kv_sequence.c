@@ -39,7 +39,7 @@ upg_status test_sequence_append(test_sequence *sequence, const upg_backend_class
     upg_status           st = UPG_OK;
 
     for (uint32_t done = 0; done < n;) {
-        upg_batch batch = { .rows = rows, .kv_layout = &sequence->layout };
+        upg_batch batch = { .rows = rows, .kv_layout = &sequence->layout, .fast = sequence->fast };
 
         for (; batch.n_rows < max_rows && batch.n_rows < MAX_ROWS && done < n; done++) {
             bool wanted = logits && (!last_only || done + 1 == n);

@@ -10,6 +10,7 @@ typedef struct test_sequence {
     upg_kv_view   view; /* its address identifies the sequence: don't copy the struct */
     uint8_t     **pages;
     uint32_t      length; /* positions in place */
+    bool          fast;   /* as upg_batch.fast, for what is appended */
 } test_sequence;
 
 /** Room for `capacity` tokens. */

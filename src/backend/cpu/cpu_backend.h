@@ -24,6 +24,7 @@ enum {
                          * against 1052; at 2 bits later, at 4 bits and with AVX2 earlier */
     CPU_TILE_ROWS = 64, /* matrix rows of one item of decoded work */
     CPU_TILE_COLUMNS = 2048, /* columns decoded at once: a tile of i16 takes 256 KiB, L2 */
+    CPU_FAST_COLUMNS = 2560, /* of bytes, at most CPU_TILE_COLUMNS of i16 */
     CPU_QUERIES = 8,         /* rows of one sequence that pass over a KV page together */
     CPU_SPLIT_TOKENS = 256   /* keys whose softmax is computed on its own and then merged */
 };
@@ -96,6 +97,7 @@ typedef struct cpu_backend {
     upg_pool          *pool;
     uint32_t           threads, max_rows;
     bool               bits_only;   /* never decode: the single-row path for every batch */
+    bool               fast;        /* the running batch takes weights of 8 bits */
     cpu_plan          *plans;       /* [n_ops] */
     cpu_slot          *slots;       /* [n_slots] */
     uint8_t           *arena;       /* of the slots */
@@ -112,6 +114,7 @@ typedef struct cpu_backend {
     size_t   prepared_stride, u_stride;
     int16_t *wide; /* many rows: codes as i16 [max_rows][wide_stride] */
     size_t   wide_stride;
+    int32_t *code_sums;     /* many rows, fast: −128·Σ codes, [max_rows] */
     float   *cosine, *sine; /* f32 [max_rows][rotary_dims / 2] of the batch's positions */
     /* Attention. */
     cpu_group        *groups; /* [max_rows] */

@@ -290,8 +290,9 @@ static upg_status allocate_scratch(cpu_backend *b, const extent *e, upg_error *e
         b->outputs[w] = upg_cpu_alloc(b, rows, sizeof(float *), err);
     b->u = upg_cpu_alloc(b, few * b->u_stride, sizeof *b->u, err);
     b->wide = upg_cpu_alloc(b, e->coded_cols ? rows * b->wide_stride : 1, sizeof *b->wide, err);
-    return b->scratch[0] && b->scratch[1] && b->outputs[0] && b->outputs[1] && b->outputs[2] &&
-                   b->u && b->wide
+    b->code_sums = upg_cpu_alloc(b, rows, sizeof *b->code_sums, err);
+    return b->code_sums && b->scratch[0] && b->scratch[1] && b->outputs[0] && b->outputs[1] &&
+                   b->outputs[2] && b->u && b->wide
                ? UPG_OK
                : UPG_E_NOMEM;
 }

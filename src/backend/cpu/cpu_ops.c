@@ -196,6 +196,7 @@ void upg_cpu_run_op(cpu_backend *b, const upg_op *op, const upg_batch *batch)
 {
     op_run run = { b, op, batch };
 
+    b->fast = batch->fast && b->kernels.fast_i8 && op->code != UPG_OP_LOGITS;
     switch (op->code) {
     case UPG_OP_EMBED:
         upg_pool_run(b->pool, batch->n_rows, embed_row, &run);

@@ -149,7 +149,7 @@ void upg_cpu_product(cpu_backend *b, const upg_op *op, uint32_t row0, uint32_t n
         .b = b, .plan = &b->plans[op - b->program->ops], .input = &b->slots[op->in], .add = add
     };
 
-    if (op->w[0]->kind == UPG_MATRIX_DENSE || (n > CPU_BITS_ROWS && !b->bits_only)) {
+    if (op->w[0]->kind == UPG_MATRIX_DENSE || b->fast || (n > CPU_BITS_ROWS && !b->bits_only)) {
         upg_cpu_product_tiles(b, op, row0, n, add);
         return;
     }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "codec/rotation.h"
+#include "kernels/quantised.h"
 #include "kernels/tables.h"
 
 static void bitdot_prepare(size_t groups, const int8_t *x, void *prepared)
@@ -57,11 +58,40 @@ static void gemm_i16(size_t m, size_t rows, size_t n_cols, const int16_t *x, siz
         }
 }
 
+static void decode_i8(const upg_band *band, uint32_t n_cols, uint32_t group, uint32_t n_groups,
+                      uint32_t row0, uint32_t n_rows, uint8_t *v, size_t stride)
+{
+    int16_t exact[UPG_GROUP_COLUMNS], multiplier = upg_int8_multiplier(&band->code);
+
+    for (uint32_t g = 0; g < n_groups; g++)
+        for (uint32_t r = 0; r < n_rows; r++) {
+            decode_group(band, n_cols, group + g, row0 + r, 1, exact, 0);
+            for (uint32_t j = 0; j < UPG_GROUP_COLUMNS; j++)
+                v[r * stride + g * UPG_GROUP_COLUMNS + j] =
+                    (uint8_t)(128 + upg_int8_value(exact[j], multiplier));
+        }
+}
+
+static void gemm_i8(size_t m, size_t rows, size_t n_cols, const int8_t *x, size_t x_stride,
+                    const uint8_t *v, size_t v_stride, int32_t *y, size_t y_stride)
+{
+    for (size_t i = 0; i < m; i++)
+        for (size_t r = 0; r < rows; r++) {
+            uint32_t sum = (uint32_t)y[i * y_stride + r];
+
+            for (size_t j = 0; j < n_cols; j++)
+                sum += (uint32_t)(x[i * x_stride + j] * v[r * v_stride + j]);
+            y[i * y_stride + r] = (int32_t)sum;
+        }
+}
+
 void upg_kernels_codec_scalar(upg_kernels *k)
 {
     k->bitdot_prepare = bitdot_prepare;
     k->bitdot = bitdot;
     k->decode_group = decode_group;
     k->gemm_i16 = gemm_i16;
+    k->decode_i8 = decode_i8;
+    k->gemm_i8 = gemm_i8;
     k->hadamard = upg_hadamard;
 }

@@ -22,6 +22,10 @@ void upg_gemm_i16_avx2(size_t m, size_t rows, size_t n_cols, const int16_t *x, s
                        const int16_t *v, size_t v_stride, int32_t *y, size_t y_stride);
 void upg_gemm_i16_avx512(size_t m, size_t rows, size_t n_cols, const int16_t *x, size_t x_stride,
                          const int16_t *v, size_t v_stride, int32_t *y, size_t y_stride);
+void upg_decode_i8_avx512(const upg_band *band, uint32_t n_cols, uint32_t group, uint32_t n_groups,
+                          uint32_t row0, uint32_t n_rows, uint8_t *v, size_t stride);
+void upg_gemm_i8_avx512(size_t m, size_t rows, size_t n_cols, const int8_t *x, size_t x_stride,
+                        const uint8_t *v, size_t v_stride, int32_t *y, size_t y_stride);
 void upg_hadamard_avx2(size_t n, size_t block, float *x);
 void upg_hadamard_avx512(size_t n, size_t block, float *x);
 

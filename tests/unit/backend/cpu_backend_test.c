@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/random.h"
+#include "kernels/kernels.h"
 #include "support/coded_weights.h"
 #include "support/kv_sequence.h"
 #include "support/make_checkpoint.h"
@@ -35,6 +36,7 @@ typedef struct way {
     upg_backend_options      options;
     upg_kv_type              kv;
     uint32_t                 batch; /* rows at once; options.max_rows = batch when 0 there */
+    bool                     fast;
 } way;
 
 #define OK(m, expression)                                                                          \
@@ -99,6 +101,7 @@ static float *run_model(model *m, way w)
         w.options.max_rows = w.batch;
     OK(m, w.class_->create(m->program, &w.options, &backend, &m->err));
     OK(m, test_sequence_init(&sequence, &m->weights->config, w.kv, N_TOKENS, false, &m->err));
+    sequence.fast = w.fast;
     OK(m, test_sequence_append(&sequence, w.class_, backend, w.batch, m->tokens, N_TOKENS, false,
                                vocab, logits, &m->err));
     test_sequence_deinit(&sequence);
@@ -298,6 +301,35 @@ static void mixed_sequences(void **state)
     close_model(&m);
 }
 
+/* Fast batches are an arithmetic of their own, near the exact one, and a row's result depends
+ * neither on the cut into batches nor on threads. Weights err by .8 % of their size at 3 bits, the
+ * model multiplies eight times in a row, and the worst of all logits is looked at. */
+static void fast_batches(void **state)
+{
+    test_model_shape shape = test_model_small();
+    upg_kernels      kernels;
+    float           *exact, *fast;
+    model            m;
+
+    (void)state;
+    upg_kernels_select(upg_cpu_flags(), &kernels);
+    open_model(&m, &shape, true);
+    exact = run_model(&m, (way) { &upg_backend_cpu, { .threads = 1 }, UPG_KV_F16, 50 });
+    fast = run_model(&m, (way) { &upg_backend_cpu, { .threads = 1 }, UPG_KV_F16, 150, true });
+    printf("fast against exact: %.1e of the range\n", difference(&m, fast, exact));
+    assert_true((difference(&m, fast, exact) != 0) == kernels.fast_i8);
+    assert_true(difference(&m, fast, exact) < 0.05);
+    expect_equal(&m, fast, (way) { &upg_backend_cpu, { .threads = 2 }, UPG_KV_F16, 1, true },
+                 "fast, single rows");
+    expect_equal(&m, fast, (way) { &upg_backend_cpu, { .threads = 3 }, UPG_KV_F16, 7, true },
+                 "fast, batches of 7");
+    expect_equal(&m, fast, (way) { &upg_backend_cpu, { .threads = 2 }, UPG_KV_F16, 64, true },
+                 "fast, batches of 64");
+    upg_free(exact);
+    upg_free(fast);
+    close_model(&m);
+}
+
 static void runs_without_allocating(void **state)
 {
     test_model_shape    shape = test_model_small();
@@ -392,6 +424,7 @@ int main(void)
         cmocka_unit_test(sliding_window),
         cmocka_unit_test(outliers),
         cmocka_unit_test(mixed_sequences),
+        cmocka_unit_test(fast_batches),
         cmocka_unit_test(runs_without_allocating),
         cmocka_unit_test(create_survives_every_failure),
         cmocka_unit_test(bad_values_and_cancelling),
