@@ -16,18 +16,38 @@ static void attention_scores(size_t n_heads, size_t head_dim, size_t n_tokens, c
             score[64 * h + t] *= scale;
 }
 
-/* H heads by 8·D dimensions, both constants. */
-UPG_GEMMN_INLINE void values_tile(size_t H, size_t D, size_t head_dim, size_t n_tokens,
-                                  const float *p, const uint16_t *v, float *acc)
+static void attention_scores_i8(size_t n_heads, size_t head_dim, size_t n_tokens, const float *q,
+                                const int8_t *k, const float *scales, float scale, float *score)
 {
-    float32x4_t sum[4][4];
+    upg_gemmn(UPG_GEMMN_I8, n_heads, n_tokens, head_dim, q, head_dim, k, head_dim, score, 64);
+    for (size_t h = 0; h < n_heads; h++)
+        for (size_t t = 0; t < n_tokens; t++)
+            score[64 * h + t] *= scale * scales[t];
+}
+
+static inline float element(upg_gemmn_type type, const char *at)
+{
+    uint16_t half;
+
+    if (type == UPG_GEMMN_I8)
+        return (float)*(const int8_t *)at;
+    memcpy(&half, at, sizeof half);
+    return upg_f32_from_f16(half);
+}
+
+/* H heads by 8·D dimensions, both constants. */
+UPG_GEMMN_INLINE void values_tile(upg_gemmn_type type, size_t H, size_t D, size_t head_dim,
+                                  size_t n_tokens, const float *p, const char *v, float *acc)
+{
+    const size_t bytes = upg_gemmn_element(type);
+    float32x4_t  sum[4][4];
 
     for (size_t h = 0; h < H; h++)
         for (size_t i = 0; i < 2 * D; i++)
             sum[h][i] = vld1q_f32(acc + h * head_dim + 4 * i);
     for (size_t t = 0; t < n_tokens; t++)
         for (size_t i = 0; i < D; i++) {
-            float32x4x2_t value = upg_load_f16(v + t * head_dim + 8 * i);
+            float32x4x2_t value = upg_gemmn_load(type, v + (t * head_dim + 8 * i) * bytes);
 
             for (size_t h = 0; h < H; h++) {
                 float32x4_t weight = vld1q_dup_f32(p + 64 * h + t);
@@ -41,34 +61,57 @@ UPG_GEMMN_INLINE void values_tile(size_t H, size_t D, size_t head_dim, size_t n_
             vst1q_f32(acc + h * head_dim + 4 * i, sum[h][i]);
 }
 
-UPG_GEMMN_INLINE void values_heads(size_t H, size_t head_dim, size_t n_tokens, const float *p,
-                                   const uint16_t *v, float *acc)
+UPG_GEMMN_INLINE void values_heads(upg_gemmn_type type, size_t H, size_t head_dim, size_t n_tokens,
+                                   const float *p, const char *v, float *acc)
 {
-    size_t d = 0;
+    const size_t bytes = upg_gemmn_element(type);
+    size_t       d = 0;
 
     for (; d + 16 <= head_dim; d += 16)
-        values_tile(H, 2, head_dim, n_tokens, p, v + d, acc + d);
+        values_tile(type, H, 2, head_dim, n_tokens, p, v + d * bytes, acc + d);
     for (; d + 8 <= head_dim; d += 8)
-        values_tile(H, 1, head_dim, n_tokens, p, v + d, acc + d);
+        values_tile(type, H, 1, head_dim, n_tokens, p, v + d * bytes, acc + d);
     for (; d < head_dim; d++)
         for (size_t h = 0; h < H; h++)
             for (size_t t = 0; t < n_tokens; t++)
-                acc[h * head_dim + d] += p[64 * h + t] * upg_f32_from_f16(v[t * head_dim + d]);
+                acc[h * head_dim + d] +=
+                    p[64 * h + t] * element(type, v + (t * head_dim + d) * bytes);
+}
+
+UPG_GEMMN_INLINE void values(upg_gemmn_type type, size_t n_heads, size_t head_dim, size_t n_tokens,
+                             const float *p, const char *v, float *acc)
+{
+    size_t h = 0;
+
+    for (; h + 4 <= n_heads; h += 4)
+        values_heads(type, 4, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
+    if (h + 2 <= n_heads) {
+        values_heads(type, 2, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
+        h += 2;
+    }
+    if (h < n_heads)
+        values_heads(type, 1, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
 }
 
 static void attention_values(size_t n_heads, size_t head_dim, size_t n_tokens, const float *p,
                              const uint16_t *v, float *acc)
 {
-    size_t h = 0;
+    values(UPG_GEMMN_F16, n_heads, head_dim, n_tokens, p, (const char *)v, acc);
+}
 
-    for (; h + 4 <= n_heads; h += 4)
-        values_heads(4, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
-    if (h + 2 <= n_heads) {
-        values_heads(2, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
-        h += 2;
+static void attention_values_i8(size_t n_heads, size_t head_dim, size_t n_tokens, const float *p,
+                                const int8_t *v, const float *scales, float *acc)
+{
+    float scaled[4 * 64];
+
+    for (size_t h = 0; h < n_heads; h += 4) {
+        size_t n = n_heads - h < 4 ? n_heads - h : 4;
+
+        for (size_t i = 0; i < n; i++)
+            for (size_t t = 0; t < n_tokens; t++)
+                scaled[64 * i + t] = p[64 * (h + i) + t] * scales[t];
+        values(UPG_GEMMN_I8, n, head_dim, n_tokens, scaled, (const char *)v, acc + h * head_dim);
     }
-    if (h < n_heads)
-        values_heads(1, head_dim, n_tokens, p + 64 * h, v, acc + h * head_dim);
 }
 
 static float exp_sum(size_t n, float max, float *x)
@@ -99,5 +142,7 @@ void upg_kernels_attention_neon(upg_kernels *k)
 {
     k->attention_scores = attention_scores;
     k->attention_values = attention_values;
+    k->attention_scores_i8 = attention_scores_i8;
+    k->attention_values_i8 = attention_values_i8;
     k->exp_sum = exp_sum;
 }

@@ -13,7 +13,12 @@
 #include <stdint.h>
 #include <string.h>
 
-typedef enum upg_gemmn_type { UPG_GEMMN_BF16, UPG_GEMMN_F16, UPG_GEMMN_F32 } upg_gemmn_type;
+typedef enum upg_gemmn_type {
+    UPG_GEMMN_BF16,
+    UPG_GEMMN_F16,
+    UPG_GEMMN_F32,
+    UPG_GEMMN_I8
+} upg_gemmn_type;
 
 enum { UPG_GEMMN_M = 4, UPG_GEMMN_R = 8 }; /* the largest of each */
 
@@ -21,7 +26,7 @@ enum { UPG_GEMMN_M = 4, UPG_GEMMN_R = 8 }; /* the largest of each */
 
 UPG_GEMMN_INLINE size_t upg_gemmn_element(upg_gemmn_type type)
 {
-    return type == UPG_GEMMN_F32 ? 4 : 2;
+    return type == UPG_GEMMN_F32 ? 4 : type == UPG_GEMMN_I8 ? 1 : 2;
 }
 
 /* 8 f16 as f32. */
@@ -30,6 +35,15 @@ UPG_GEMMN_INLINE float32x4x2_t upg_load_f16(const uint16_t *w)
     float16x8_t half = vreinterpretq_f16_u16(vld1q_u16(w));
 
     return (float32x4x2_t) { { vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half) } };
+}
+
+/* 8 i8 as f32. */
+UPG_GEMMN_INLINE float32x4x2_t upg_load_i8(const int8_t *w)
+{
+    int16x8_t wide = vmovl_s8(vld1_s8(w));
+
+    return (float32x4x2_t) { { vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))),
+                               vcvtq_f32_s32(vmovl_high_s16(wide)) } };
 }
 
 /* 8 elements as f32. */
@@ -42,6 +56,8 @@ UPG_GEMMN_INLINE float32x4x2_t upg_gemmn_load(upg_gemmn_type type, const char *w
         return (float32x4x2_t) { { vld1q_f32(at), vld1q_f32((const float *)at + 4) } };
     if (type == UPG_GEMMN_F16)
         return upg_load_f16(at);
+    if (type == UPG_GEMMN_I8)
+        return upg_load_i8(at);
     half = vld1q_u16(at);
     return (float32x4x2_t) { { vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(half), 16)),
                                vreinterpretq_f32_u32(vshll_high_n_u16(half, 16)) } };
