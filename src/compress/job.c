@@ -19,6 +19,7 @@
 #include "compress/sensitivity.h"
 #include "format/container_layout.h"
 #include "format/container_writer.h"
+#include "tokenizer/tokenizer.h"
 
 #define DEFAULT_BITS        3.2
 #define MAX_BITS            32.0
@@ -306,6 +307,31 @@ static upg_status check_input(const upg_weights *weights, upg_error *err)
     return UPG_OK;
 }
 
+/* A tokenizer that knows more tokens than the embedding has rows belongs to another model. */
+static upg_status check_tokenizer(const upg_weights *weights, upg_error *err)
+{
+    upg_tokenizer *tokenizer = NULL;
+    upg_status     st = UPG_OK;
+    uint32_t       size;
+
+    if (weights->tokenizer_json.size == 0)
+        return UPG_OK;
+    st = upg_tokenizer_load(weights->tokenizer_json, weights->tokenizer_config_json, &tokenizer,
+                            err);
+    if (st != UPG_OK) {
+        upg_error_prefix(err, "tokenizer: ");
+        return st;
+    }
+    size = upg_tokenizer_vocab_size(tokenizer);
+    upg_tokenizer_release(tokenizer);
+    if (size > weights->config.vocab)
+        st = upg_fail(err, UPG_E_DATA,
+                      "tokenizer.json has token %u, the embedding has %u rows (config.json, "
+                      "\"vocab_size\"): tokenizer and weights do not belong together",
+                      size - 1, weights->config.vocab);
+    return st;
+}
+
 upg_status upg_job_open(const char *checkpoint, const char *output,
                         const upg_job_settings *settings, upg_job **out, upg_error *err)
 {
@@ -330,6 +356,7 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
             upg_fail(err, UPG_E_EXISTS, "%s: the file exists and was not to be replaced", output));
     UPG_TRY(upg_weights_open(checkpoint, &job->weights, err));
     UPG_TRY(check_input(job->weights, err));
+    UPG_TRY(check_tokenizer(job->weights, err));
     if (settings->calibration.size > 0) {
         st = upg_token_windows_make(job->weights, settings->calibration, UPG_CALIBRATION_WINDOW,
                                     UPG_CALIBRATION_WINDOWS, &job->calibration, err);
