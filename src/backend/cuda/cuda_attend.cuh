@@ -117,6 +117,7 @@ merge_warps(const float *scratch, uint32_t n_heads, uint32_t head_dim, float *pa
             uint32_t partial_stride, float *softmax, uint32_t softmax_stride)
 {
     block_sync();
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n_heads * head_dim; i += CU_THREADS) {
         uint32_t h = i / head_dim, d = i % head_dim;
         float    max = -INFINITY, a = 0.0f, s = 0.0f;
@@ -266,6 +267,7 @@ attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, u
                 query[c][p][r] = g < 4 ? halves_of(x, y) : rests_of(x, y);
                 acc[c][p][2 * r] = acc[c][p][2 * r + 1] = 0.0f;
             }
+#pragma unroll 1
     for (; key0 < end; key0 += stride) {
         const uint8_t *page = pages[key0 / CU_PAGE_TOKENS];
         uint32_t       token = key0 % CU_PAGE_TOKENS, at = (token + g) * HEAD + 8 * t, weight;
@@ -389,9 +391,9 @@ static __device__ void attend_tensor(const float *q, uint32_t n_heads, uint8_t *
  */
 
 template <int TYPE, int DIMS, int HEADS>
-static __device__ void attend_scalar(const float *q, uint32_t n_heads, uint8_t *const *pages,
-                                     cu_kv kv, uint32_t layer, uint32_t kv_head, uint32_t begin,
-                                     uint32_t end, float *scratch)
+static __device__ __noinline__ void
+attend_scalar(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, uint32_t layer,
+              uint32_t kv_head, uint32_t begin, uint32_t end, float *scratch)
 {
     enum { BATCH = DIMS > 8 ? 1 : 2 }; /* pairs of keys whose loads are in flight together */
     const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;

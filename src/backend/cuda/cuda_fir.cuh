@@ -142,9 +142,10 @@ static __device__ __forceinline__ void fir_rows(const cu_band *bands, const int3
                 for (int i = 0; i < 12; i++)
                     s += taps[i] * at[-i];
                 sum = wide(s);
-            } else {
+            } else { /* rare: taps of other makers, widths past 16 thousand at high rates */
                 int64_t s = 0;
 
+#pragma unroll 1
                 for (int i = 0; i < c.band->length; i++)
                     s += (int64_t)c.band->taps[i] * at[-i];
                 sum = (double)s;
@@ -160,11 +161,20 @@ static __device__ __forceinline__ void fir_rows(const cu_band *bands, const int3
     block_sync();
 }
 
-/* to[i] = y of output row + i, n of them. A function of its own, so that its registers are. */
+/* Outputs row … row + n − 1 into to[0 … n − 1]; with `add` added to what stands there, padded. One
+ * copy for all steps: the code of a token must stay in an SM's instruction cache. */
 static __device__ __noinline__ void fir_to(const cu_band *bands, const int32_t *u, float s_x,
-                                           uint32_t row, uint32_t n, int32_t *staged, float *to)
+                                           uint32_t row, uint32_t n, int32_t *staged, float *to,
+                                           bool add)
 {
-    fir_rows(bands, u, s_x, row, row + n, staged, [&](uint32_t r, float y) { to[r - row] = y; });
+    fir_rows(bands, u, s_x, row, row + n, staged, [&](uint32_t r, float y) {
+        uint32_t i = r - row;
+
+        if (add)
+            to[pad(i)] += y;
+        else
+            to[i] = y;
+    });
 }
 
 #endif

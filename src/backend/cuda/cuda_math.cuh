@@ -58,7 +58,7 @@ static __device__ __forceinline__ void block_sync()
     asm volatile("bar.sync 1, 480;" ::: "memory");
 }
 
-static __device__ __forceinline__ float block_max(float x, float *slots)
+static __device__ __noinline__ float block_max(float x, float *slots)
 {
     for (int d = 16; d > 0; d >>= 1)
         x = fmaxf(x, __shfl_xor_sync(~0u, x, d));
@@ -72,7 +72,7 @@ static __device__ __forceinline__ float block_max(float x, float *slots)
     return x;
 }
 
-static __device__ __forceinline__ double block_sum(double x, double *slots)
+static __device__ __noinline__ double block_sum(double x, double *slots)
 {
     for (int d = 16; d > 0; d >>= 1)
         x += __shfl_xor_sync(~0u, x, d);
@@ -96,6 +96,7 @@ static __device__ __forceinline__ void hadamard_pass(float *x, uint32_t n, uint3
 {
     uint32_t d = 1u << log_d;
 
+#pragma unroll 1
     for (uint32_t g = threadIdx.x; g < n >> BITS; g += CU_THREADS) {
         uint32_t base = ((g >> log_d) << (log_d + BITS)) + (g & (d - 1));
         float    v[1 << BITS];
@@ -121,11 +122,12 @@ static __device__ __forceinline__ void hadamard_pass(float *x, uint32_t n, uint3
 }
 
 /* In place; x padded, n a multiple of the block. Begins after a barrier, ends with one. */
-static __device__ __forceinline__ void hadamard(float *x, uint32_t n, uint32_t log_block)
+static __device__ __noinline__ void hadamard(float *x, uint32_t n, uint32_t log_block)
 {
     float    scale = __fdiv_rn(1.0f, __fsqrt_rn((float)(1u << log_block)));
     uint32_t log_d = 0;
 
+#pragma unroll 1
     for (; log_block - log_d >= 4; log_d += 4)
         hadamard_pass<4>(x, n, log_d, log_d + 4 == log_block ? scale : 1.0f);
     if (log_block - log_d == 3)
@@ -191,9 +193,10 @@ static __device__ __forceinline__ uint32_t plane_of(const uint32_t *codes, uint3
 }
 
 /* planes u32 [n_ktiles][2 halves][8 planes][4 lanes]: lane l of a warp reads words l and 32 + l. */
-static __device__ __forceinline__ void make_planes(const uint32_t *codes, uint32_t n_ktiles,
-                                                   uint32_t *planes)
+static __device__ __noinline__ void make_planes(const uint32_t *codes, uint32_t n_ktiles,
+                                                uint32_t *planes)
 {
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n_ktiles * CU_TILE_WORDS; i += CU_THREADS)
         planes[i] = plane_of(codes + (i & ~63u), i & 3, i >> 5 & 1, i >> 2 & 7);
 }

@@ -110,7 +110,7 @@ __device__ __forceinline__ void load_page(const ring *r, uint32_t slot, const ui
 }
 
 /* The loader's warp: the block's tape, once for each token, page by page. */
-__device__ void stream_tape(const cu_token_args *a, const ring *r)
+__device__ __noinline__ void stream_tape(const cu_token_args *a, const ring *r)
 {
     uint32_t       cta = blockIdx.x, begin = a->tape_begin[cta], n = a->tape_end[cta] - begin;
     const uint8_t *tape = a->tape.bytes + ((uint64_t)a->tape.base[cta] + begin) * CU_TILE_BYTES;
@@ -146,7 +146,7 @@ __device__ __forceinline__ cursor advanced(cursor c, uint32_t tiles, uint32_t n_
 }
 
 /* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. */
-__device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
+__device__ __noinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
                                            const uint32_t *planes, int sum_q, int32_t *u,
                                            const ring *shared_ring, cursor at)
 {
@@ -250,10 +250,11 @@ __device__ void mark_bad(const cu_token_args *a, uint32_t step)
 }
 
 /* Largest magnitude of the padded vector x [n]. */
-__device__ __forceinline__ float largest(const float *x, uint32_t n, const block_memory *m)
+__device__ __noinline__ float largest(const float *x, uint32_t n, const block_memory *m)
 {
     float max = 0.0f;
 
+#pragma unroll 1
     for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
         max = fmaxf(max, fabsf(x[pad(j)]));
     return block_max(max, (float *)m->slots);
@@ -263,6 +264,7 @@ __device__ __forceinline__ float largest(const float *x, uint32_t n, const block
 __device__ __noinline__ void embed_row(const cu_embedding *e, uint32_t token, float *x)
 {
     if (e->bands == NULL) {
+#pragma unroll 1
         for (uint32_t j = threadIdx.x; j < e->n_cols; j += CU_THREADS) {
             uint64_t at = (uint64_t)token * e->n_cols + j;
 
@@ -285,9 +287,11 @@ __device__ __noinline__ void embed_row(const cu_embedding *e, uint32_t token, fl
         bits = e->bits[i];
         newest = newest_bit(b, token - b->row0);
         factor = __fmul_rn(__half2float(__ushort_as_half(b->scales[token - b->row0])), b->gain);
+#pragma unroll 1
         for (uint32_t j = threadIdx.x; j < e->n_cols; j += CU_THREADS) {
             int value = 0;
 
+#pragma unroll 4
             for (int t = 0; t < b->length; t++) {
                 uint32_t row = newest - t, block = row / 64;
                 uint32_t left = b->n_binary - block * 64;
@@ -301,6 +305,7 @@ __device__ __noinline__ void embed_row(const cu_embedding *e, uint32_t token, fl
         }
         block_sync();
         hadamard(x, e->n_cols, e->log_block);
+#pragma unroll 1
         for (uint32_t j = threadIdx.x; j < e->n_cols; j += CU_THREADS)
             x[pad(j)] *= e->signs[j];
         block_sync();
@@ -331,12 +336,12 @@ __device__ __noinline__ int input_from_residual(const cu_token_args *a, uint32_t
     if (s->kind == CU_STEP_EMBED) {
         embed_row(&a->embedding, (uint32_t)__ldcg(&a->state->token), m->x);
     } else {
-#pragma unroll 5
+#pragma unroll 4
         for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS)
             m->x[pad(j)] = __ldcg(s->residual_in + j);
-        fir_rows(bands_of(r), s->u_in, __ldcg(s->scale_in), 0, n, m->staged,
-                 [&](uint32_t row, float y) { m->x[pad(row)] += y; });
+        fir_to(bands_of(r), s->u_in, __ldcg(s->scale_in), 0, n, m->staged, m->x, true);
     }
+#pragma unroll 1
     for (uint32_t j = threadIdx.x; j < n; j += CU_THREADS) {
         float x = m->x[pad(j)];
 
@@ -355,6 +360,7 @@ __device__ __noinline__ int input_from_residual(const cu_token_args *a, uint32_t
 
             *x = *x * inverse * weight[i];
         }
+#pragma unroll 1
     for (uint32_t j = threadIdx.x + EACH * CU_THREADS; j < n; j += CU_THREADS)
         m->x[pad(j)] = m->x[pad(j)] * inverse * __ldg(s->norm + j);
     block_sync();
@@ -363,7 +369,8 @@ __device__ __noinline__ int input_from_residual(const cu_token_args *a, uint32_t
     if (blockIdx.x == 0) {
         if (threadIdx.x == 0)
             *s->scale_out = scale;
-        /* a value that is no number has spread over its whole block */
+            /* a value that is no number has spread over its whole block */
+#pragma unroll 1
         for (uint32_t j = threadIdx.x; j < n >> s->log_block; j += CU_THREADS)
             if (!is_number(m->x[pad(j << s->log_block)]))
                 mark_bad(a, index);
@@ -379,7 +386,7 @@ __device__ __noinline__ int input_from_residual(const cu_token_args *a, uint32_t
 }
 
 /* ROTATED: x' lies in global memory, with the largest magnitude of each block. */
-__device__ __forceinline__ int input_from_rotated(const cu_token_args *a, uint32_t index,
+__device__ __noinline__ int input_from_rotated(const cu_token_args *a, uint32_t index,
                                                   const cu_record *r, const block_memory *memory)
 {
     const block_memory here = *memory, *const m = &here;
@@ -388,6 +395,7 @@ __device__ __forceinline__ int input_from_rotated(const cu_token_args *a, uint32
     float    max = 0.0f, scale, inverse;
     bool     good = true;
 
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n_blocks; i += CU_THREADS) {
         float b = __ldcg(s->block_max + i);
 
@@ -414,15 +422,17 @@ __device__ __forceinline__ int input_from_rotated(const cu_token_args *a, uint32
 
 /* One block of inputs in m->x, not rotated yet, becomes x'. After the transform a value that is no
  * number has spread over the whole block, so its first element tells. */
-__device__ void rotate_block(const cu_step *s, uint32_t block, const block_memory *m)
+__device__ __noinline__ void rotate_block(const cu_step *s, uint32_t block, const block_memory *m)
 {
     uint32_t n = 1u << s->log_block;
     float    max;
 
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
         m->x[pad(i)] *= s->signs[block * n + i];
     block_sync();
     hadamard(m->x, n, s->log_block);
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
         s->rotated[place_of(block * n + i)] = m->x[pad(i)];
     max = largest(m->x, n, m);
@@ -432,7 +442,7 @@ __device__ void rotate_block(const cu_step *s, uint32_t block, const block_memor
 }
 
 /* Values of the heads of a rotation block. The weights of the splits come first, all at once. */
-__device__ __forceinline__ void merge(const cu_token_args *a, const cu_record *r,
+__device__ __noinline__ void merge(const cu_token_args *a, const cu_record *r,
                                       const block_memory *memory)
 {
     const block_memory here = *memory, *const m = &here;
@@ -440,9 +450,11 @@ __device__ __forceinline__ void merge(const cu_token_args *a, const cu_record *r
     const uint32_t n = 1u << s->log_block, hd = a->kv.head_dim, n_splits = a->n_splits;
     float         *weights = (float *)m->staged; /* [heads of the block][n_splits] */
 
+#pragma unroll 1
     for (uint32_t block = blockIdx.x; block < s->width >> s->log_block; block += gridDim.x) {
         uint32_t head0 = block * n / hd, heads = (block * n + n - 1) / hd + 1 - head0;
 
+#pragma unroll 1
         for (uint32_t h = threadIdx.x >> 5; h < heads; h += CU_WARPS) {
             const float2 *ml = (const float2 *)a->softmax + (uint64_t)(head0 + h) * n_splits;
             uint32_t      lane = threadIdx.x & 31;
@@ -467,6 +479,7 @@ __device__ __forceinline__ void merge(const cu_token_args *a, const cu_record *r
                 weights[h * n_splits + lane + 32] = __fdiv_rn(two.x, sum);
         }
         block_sync();
+#pragma unroll 1
         for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS) {
             uint32_t     j = block * n + i, head = j / hd;
             const float *w = weights + (head - head0) * n_splits;
@@ -491,18 +504,20 @@ __device__ __forceinline__ float silu(float x)
     return x / (1.0f + expf(-x));
 }
 
-__device__ __forceinline__ void swiglu(const cu_record *r, const block_memory *memory)
+__device__ __noinline__ void swiglu(const cu_record *r, const block_memory *memory)
 {
     const block_memory here = *memory, *const m = &here;
     const cu_step step = r->step, *const s = &step;
     uint32_t n = 1u << s->log_block;
     float    s_x = __ldcg(s->scale_in);
 
+#pragma unroll 1
     for (uint32_t block = blockIdx.x; block < s->width >> s->log_block; block += gridDim.x) {
         float *gate = m->x + PAIR, *up = gate + UPG_MAX_BLOCK;
 
-        fir_to(bands_of(r), s->u_in, s_x, block * n, n, m->staged, gate);
-        fir_to(bands_of(r), s->u_in, s_x, r->source.row0[1] + block * n, n, m->staged, up);
+        fir_to(bands_of(r), s->u_in, s_x, block * n, n, m->staged, gate, false);
+        fir_to(bands_of(r), s->u_in, s_x, r->source.row0[1] + block * n, n, m->staged, up, false);
+#pragma unroll 1
         for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
             m->x[pad(i)] = silu(gate[i]) * up[i];
         block_sync();
@@ -514,10 +529,11 @@ __device__ __forceinline__ void swiglu(const cu_record *r, const block_memory *m
  */
 
 /* Turns n_heads heads side by side at x [n_heads][head_dim]. */
-__device__ void turn_heads(const cu_token_args *a, float *x, uint32_t n_heads)
+__device__ __noinline__ void turn_heads(const cu_token_args *a, float *x, uint32_t n_heads)
 {
     uint32_t half = a->kv.rotary_dims / 2;
 
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n_heads * half; i += CU_THREADS) {
         float *head = x + i / half * a->kv.head_dim, c = __ldcg(a->angles + i % half);
         float  s = __ldcg(a->angles + half + i % half), p = head[i % half],
@@ -543,13 +559,14 @@ __device__ __noinline__ void attention(const cu_token_args *a, uint32_t index, c
     const float    s_x = __ldcg(s->scale_in);
     float         *q = m->x, *k = q + shared * hd, *v = k + hd, *scratch = v + hd;
 
+#pragma unroll 1
     for (uint32_t item = blockIdx.x; item < kv.n_kv_heads * a->n_splits; item += gridDim.x) {
         uint32_t head = item / a->n_splits, split = item % a->n_splits, begin, end;
         uint32_t q_row = head * shared * hd;
 
         split_range(position, kv.window, a->n_splits, split, &begin, &end);
         if (begin < end) {
-            fir_to(bands_of(r), s->u_in, s_x, q_row, shared * hd, m->staged, q);
+            fir_to(bands_of(r), s->u_in, s_x, q_row, shared * hd, m->staged, q, false);
             turn_heads(a, q, shared);
         }
         if (begin < end && end == position + 1) {
@@ -557,8 +574,8 @@ __device__ __noinline__ void attention(const cu_token_args *a, uint32_t index, c
             uint32_t token = position % CU_PAGE_TOKENS, warp = threadIdx.x >> 5;
             uint8_t *page = a->pages[position / CU_PAGE_TOKENS];
 
-            fir_to(bands_of(r), s->u_in, s_x, k_row, hd, m->staged, k);
-            fir_to(bands_of(r), s->u_in, s_x, v_row, hd, m->staged, v);
+            fir_to(bands_of(r), s->u_in, s_x, k_row, hd, m->staged, k, false);
+            fir_to(bands_of(r), s->u_in, s_x, v_row, hd, m->staged, v, false);
             turn_heads(a, k, 1);
             if (warp < 2 &&
                 !kv_store(kv, page + kv_part(kv, s->layer, head, warp), token, warp ? v : k))
@@ -566,6 +583,7 @@ __device__ __noinline__ void attention(const cu_token_args *a, uint32_t index, c
             __threadfence_block();
             block_sync();
         }
+#pragma unroll 1
         for (uint32_t h = 0; h < shared; h += HEADS) {
             uint64_t at = (uint64_t)(head * shared + h) * a->n_splits + split;
 
@@ -588,8 +606,8 @@ __device__ __forceinline__ void better(float *value, int32_t *token, float v, in
 }
 
 /* The best of all threads, in thread 0. */
-__device__ void best_of_block(float value, int32_t token, const block_memory *m, float *best,
-                              int32_t *at)
+__device__ __noinline__ void best_of_block(float value, int32_t token, const block_memory *m,
+                                           float *best, int32_t *at)
 {
     float   *values = (float *)m->slots;
     int32_t *tokens = (int32_t *)(values + CU_WARPS);
@@ -602,12 +620,15 @@ __device__ void best_of_block(float value, int32_t token, const block_memory *m,
         tokens[threadIdx.x >> 5] = token;
     }
     block_sync();
+#pragma unroll 1
     for (int w = 0; w < CU_WARPS; w++)
         better(&value, &token, values[w], tokens[w]);
     *best = value;
     *at = token;
     block_sync();
 }
+
+enum { LOGITS_EACH = 2048 };
 
 __device__ __noinline__ void logits(const cu_token_args *a, uint32_t index, const cu_record *r,
                                     const block_memory *memory)
@@ -622,12 +643,21 @@ __device__ __noinline__ void logits(const cu_token_args *a, uint32_t index, cons
     int32_t      token = INT32_MAX;
     bool         good = true;
 
-    fir_rows(bands_of(r), s->u_in, __ldcg(s->scale_in), begin, end, m->staged,
-             [&](uint32_t row, float y) {
-                 out[row] = y;
-                 good = good && is_number(y);
-                 better(&value, &token, y, (int32_t)row);
-             });
+    for (uint32_t row = begin; row < end; row += LOGITS_EACH) {
+        uint32_t few = min(end - row, (uint32_t)LOGITS_EACH);
+
+        fir_to(bands_of(r), s->u_in, __ldcg(s->scale_in), row, few, m->staged, m->x, false);
+#pragma unroll 1
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < few; i += CU_THREADS) {
+            float y = m->x[i];
+
+            out[row + i] = y;
+            good = good && is_number(y);
+            better(&value, &token, y, (int32_t)(row + i));
+        }
+        block_sync();
+    }
     if (!good)
         mark_bad(a, index);
     best_of_block(value, token, m, &value, &token);
@@ -646,6 +676,7 @@ __device__ __noinline__ void sample(const cu_token_args *a, uint32_t token_index
 
     if (blockIdx.x != 0)
         return;
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < gridDim.x; i += CU_THREADS)
         better(&value, &token, __ldcg(a->best_value + i), __ldcg(a->best_token + i));
     best_of_block(value, token, m, &value, &token);
@@ -681,11 +712,12 @@ __device__ void clear_u(const cu_step *s)
 {
     uint32_t n = s->n_clear / 4;
 
+#pragma unroll 1
     for (uint32_t i = blockIdx.x * CU_THREADS + threadIdx.x; i < n; i += gridDim.x * CU_THREADS)
         ((int4 *)s->u_clear)[i] = make_int4(0, 0, 0, 0);
 }
 
-__device__ void find_angles(const cu_token_args *a)
+__device__ __noinline__ void find_angles(const cu_token_args *a)
 {
     uint32_t     half = a->kv.rotary_dims / 2, i = threadIdx.x;
     bool         far = __ldcg(&a->state->long_rope) != 0 && a->long_inv_freq != NULL;
@@ -895,6 +927,7 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
             uint32_t warp = threadIdx.x >> 5;
             cursor   mine = at;
 
+#pragma unroll 1
             for (uint32_t k = warp; k < s.n; k += CU_WARPS) {
                 barrier_wait(&full[mine.slot], mine.parity);
                 __syncwarp();
