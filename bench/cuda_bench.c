@@ -371,8 +371,8 @@ static void trace(bench *b, uint32_t n)
  * until all blocks are there. */
 static void trace_steps(bench *b, uint32_t position)
 {
-    static const char *const names[] = { "embed", "norm",   "rotated", "attention",
-                                         "merge", "swiglu", "logits",  "sample" };
+    static const char *const names[] = { "embed",   "norm",      "merge",  "swiglu",
+                                         "product", "attention", "logits", "sample" };
     uint32_t                 n = b->tools->launches(b->backend, UPG_CUDA_STEPS);
     long long               *clocks = upg_calloc(6 * (size_t)n, sizeof *clocks, &b->err);
     int                     *kinds = upg_calloc(n, sizeof *kinds, &b->err);

@@ -28,8 +28,11 @@ enum {
     CU_TILE_ROWS = 16,
     CU_TILE_COLUMNS = 256,
     CU_TILE_BYTES = 512,
-    CU_TILE_WORDS = 64, /* u32 of one tile's inputs, as bytes in the order of cuda_math.cuh */
-    CU_RECORD_BANDS = 8,
+    CU_TILE_WORDS = 64,     /* u32 of one tile's inputs, as bytes in the order of cuda_math.cuh */
+    CU_STAGED_WORDS = 8192, /* of u that a pass holds at most */
+    CU_PASS_ROWS = 1440,
+    CU_MAX_PIECES = 32, /* of an item */
+    CU_LOGIT_ITEM = 1024,
     CU_MAX_TAPS = 16,
     CU_FEW_ROWS = 8,    /* up to so many rows multiply with the stored bits */
     CU_SUM_LIMIT = 2048 /* Σ|p| up to here: values are exact in fp16 */
@@ -113,39 +116,54 @@ typedef struct cu_embedding {
 /* ---- steps of a token (cuda_token.cu) -------------------------------------------------------- */
 
 typedef enum cu_step_kind {
-    CU_STEP_EMBED,   /* input of the first product: the token's row */
-    CU_STEP_NORM,    /* input: residual += last product; norm, rotate, quantise */
-    CU_STEP_ROTATED, /* input: a rotated vector, to be quantised */
-    CU_STEP_ATTENTION,
-    CU_STEP_MERGE,
-    CU_STEP_SWIGLU,
-    CU_STEP_LOGITS,
-    CU_STEP_SAMPLE
+    CU_STEP_EMBED,     /* items: rotation blocks of the token's row */
+    CU_STEP_NORM,      /* rotation blocks of the residual, to which the last product is added */
+    CU_STEP_MERGE,     /* rotation blocks of the attention's result */
+    CU_STEP_SWIGLU,    /* rotation blocks of silu(gate)·up */
+    CU_STEP_PRODUCT,   /* all blocks: x' to int8, times the matrices */
+    CU_STEP_ATTENTION, /* items: parts of the keys of a KV head */
+    CU_STEP_LOGITS,    /* items: CU_LOGIT_ITEM rows */
+    CU_STEP_SAMPLE     /* one item */
 } cu_step_kind;
 
+/* Rows of one band that an item takes from u, and where they go. */
+typedef struct __attribute__((aligned(16))) cu_piece {
+    const uint16_t *scales;                /* of the first row */
+    uint32_t        first_word, n_vectors; /* of u: from a multiple of 4 on, 16 bytes each */
+    uint32_t        staged;                /* where they go in shared memory */
+    uint32_t        newest0;               /* where the first row's newest u then is */
+    uint32_t        out0, n_rows;
+    uint32_t ka, kb; /* new bits of the second row, the third, the fourth like the second … */
+    uint32_t length, narrow; /* narrow: 12 taps at most, sums in int32 */
+    float    gain;
+    uint32_t unused[3];
+    int32_t  taps[CU_MAX_TAPS];
+} cu_piece;
+
 typedef struct cu_step {
-    int32_t           kind;
-    uint32_t          layer;
-    uint32_t          width, log_block; /* of the input vector */
-    const cu_product *product;          /* EMBED, NORM, ROTATED: what is multiplied */
-    const cu_product *source;           /* whose u is read */
-    const float      *norm;             /* NORM, EMBED: norm's weights with the rotation's signs */
-    const float      *signs;            /* MERGE, SWIGLU */
-    int32_t          *u, *u_in, *u_clear;
-    uint32_t          n_clear; /* a multiple of 4 */
-    const float      *residual_in;
-    float            *residual_out;
-    float            *rotated;   /* x' in the order of products, zero past the width */
-    float            *block_max; /* the largest magnitude of each rotation block */
-    float            *scale_out; /* s_x of the input prepared here */
-    const float      *scale_in;  /* s_x of `source`'s input */
+    int32_t         kind;
+    uint32_t        layer;
+    uint32_t        width, log_block; /* of the rotated vector; LOGITS: rows; SAMPLE: items */
+    uint32_t        n_items, n_passes, n_pieces;
+    uint32_t        normed; /* PRODUCT: the scale still lacks the norm's factor */
+    const cu_piece *pieces; /* [items][n_passes][n_pieces]; ATTENTION: one for each KV head */
+    const int32_t  *u_in;
+    const float    *scale_in; /* s_x of the product that u_in is of */
+    const float    *factor;   /* EMBED, NORM: weights times signs; MERGE, SWIGLU: signs */
+    const float    *residual_in;
+    float          *residual_out;
+    float          *rotated; /* x' in the order of products, zero past the width */
+    float   *block_max;      /* of each rotation block: largest magnitude, sum of squares before */
+    float   *block_square;
+    float   *scale_out; /* PRODUCT: s_x */
+    int32_t *u, *u_clear;
+    uint32_t n_clear; /* a multiple of 4 */
 } cu_step;
 
-/* A step with all it needs at hand: blocks fetch the next one while they wait at a barrier. */
+/* A step with its product at hand: blocks fetch the next one while they run one. */
 typedef struct __attribute__((aligned(64))) cu_record {
     cu_step    step;
-    cu_product product, source;        /* copies */
-    cu_band    bands[CU_RECORD_BANDS]; /* of source, when it has no more */
+    cu_product product;
 } cu_record;
 
 /* What changes from token to token; written by the host, token and position by the kernel too. */
@@ -171,13 +189,14 @@ typedef struct cu_token_args {
     float           *partial; /* f32 [head][split][head_dim] */
     float           *softmax; /* f32 [head][split][2]: max, sum */
     float           *logits;
-    float           *best_value; /* [n_ctas] */
+    float           *best_value; /* of each LOGITS item */
     int32_t         *best_token;
     int32_t         *tokens_out; /* [n_tokens] */
     uint32_t        *barrier;
     uint32_t         barrier_base, n_splits;
     long long       *trace; /* NULL, or [2 blocks][steps][3]: clocks at begin, product, end */
-    uint32_t         max_ktiles, max_width; /* sizes of the parts of shared memory */
+    int32_t         *bare_u;
+    uint32_t         max_ktiles, staged_words, y_words; /* sizes of parts of shared memory */
 } cu_token_args;
 
 /* ---- launches; all return a cudaError_t as int --------------------------------------------- */

@@ -1,15 +1,17 @@
 /* cuda_steps.c: a program as steps of the token kernel.
  *
- *     qkv ─ attention ─ merge ─ o ─ gate, up ─ swiglu ─ down ─ … ─ head ─ logits ─ sample
+ *     norm ─ qkv ─ attention ─ merge ─ o ─ norm ─ gate, up ─ swiglu ─ down ─ … ─ head ─ logits ─
+ * sample
  *
- * Each product's step prepares its own input: from the residual (to which the product before is
- * added on the way), or from a rotated vector that merge or swiglu left. */
+ * Products are multiplied by all blocks; what lies between them is made by few, one item each: a
+ * rotation block, a part of a head's keys. Which rows of u an item reads is planned here, as pieces
+ * of one band that fit a pass. */
 #include <string.h>
 
 #include "backend/cuda/cuda_backend.h"
 #include "base/alloc.h"
 
-enum { STEPS_PER_LAYER = 7, STEPS_OUTSIDE = 3, MAX_SPLITS = 64 };
+enum { STEPS_PER_LAYER = 9, STEPS_OUTSIDE = 4, MAX_SPLITS = 64, MAX_PASSES = 8, FIRST_WORD = 16 };
 
 /* ---- which u buffer a product writes ----------------------------------------------------------
  */
@@ -35,8 +37,98 @@ static uint32_t log2_of(uint32_t block)
     return log;
 }
 
-/* ---- steps ------------------------------------------------------------------------------------
+/* ---- pieces of u that an item reads ------------------------------------------------------------
  */
+
+typedef struct row_range {
+    uint32_t row0, n;
+} row_range;
+
+/* The pieces of one item, pass by pass. */
+typedef struct item_plan {
+    cu_piece pieces[MAX_PASSES][CU_MAX_PIECES];
+    uint32_t n_pieces[MAX_PASSES], n_passes;
+    uint32_t rows, words, out; /* of the pass at hand; of the item so far */
+    bool     fits;
+} item_plan;
+
+static uint32_t bits_before(const cu_band *b, uint32_t r)
+{
+    return (r + 1) / 2 * b->k0 + r / 2 * b->k1;
+}
+
+static uint32_t newest(const cu_band *b, uint32_t r)
+{
+    return b->length - b->k0 + bits_before(b, r + 1) - 1u;
+}
+
+/* Up to n rows of a band from `row` on, as many as the pass has room for; returns how many. */
+static uint32_t add_piece(item_plan *plan, const cu_band *b, uint32_t row, uint32_t n)
+{
+    uint32_t  pass = plan->n_passes - 1, first = (b->u0 + newest(b, row) + 1 - b->length) & ~3u;
+    uint32_t  room = CU_STAGED_WORDS - plan->words, left = CU_PASS_ROWS - plan->rows;
+    cu_piece *p = &plan->pieces[pass][plan->n_pieces[pass]];
+
+    n = n < left ? n : left;
+    while (n > 0 && b->u0 + newest(b, row + n - 1) - first + 4 > room)
+        n--;
+    if (n == 0 || plan->n_pieces[pass] == CU_MAX_PIECES)
+        return 0;
+    *p = (cu_piece) { .scales = b->scales ? b->scales + row : NULL,
+                      .first_word = first,
+                      .n_vectors = (b->u0 + newest(b, row + n - 1) - first) / 4 + 1,
+                      .staged = plan->words,
+                      .newest0 = plan->words + b->u0 + newest(b, row) - first,
+                      .out0 = plan->out,
+                      .n_rows = n,
+                      .ka = row % 2 ? b->k0 : b->k1,
+                      .kb = row % 2 ? b->k1 : b->k0,
+                      .length = b->length,
+                      .narrow = !b->wide && b->length <= 12,
+                      .gain = b->gain };
+    for (int i = 0; i < CU_MAX_TAPS; i++)
+        p->taps[i] = b->taps[i];
+    plan->n_pieces[pass]++;
+    plan->words += 4 * p->n_vectors;
+    plan->rows += n;
+    plan->out += n;
+    return n;
+}
+
+static void next_pass(item_plan *plan)
+{
+    plan->fits = plan->fits && plan->n_passes < MAX_PASSES;
+    if (!plan->fits)
+        return;
+    plan->n_pieces[plan->n_passes++] = 0;
+    plan->rows = 0;
+    plan->words = FIRST_WORD;
+}
+
+static void plan_item(const cuda_op *bound, const row_range *ranges, uint32_t n_ranges,
+                      item_plan *plan)
+{
+    *plan = (item_plan) { .fits = true };
+    next_pass(plan);
+    for (uint32_t i = 0; i < n_ranges; i++)
+        for (uint32_t row = ranges[i].row0, end = row + ranges[i].n; row < end && plan->fits;) {
+            const cu_band *b = bound->bands;
+            uint32_t       in_band, n;
+
+            while (row >= b->row0 + b->n_rows)
+                b++;
+            in_band = b->row0 + b->n_rows < end ? b->row0 + b->n_rows - row : end - row;
+            n = add_piece(plan, b, row - b->row0, in_band);
+            if (n == 0)
+                next_pass(plan);
+            row += n;
+        }
+}
+
+/* ---- steps --------------------------------------------------------------------------------------
+ */
+
+enum { ATTENTION_VECTOR, FFN_VECTOR, HIDDEN_VECTOR };
 
 typedef struct planner {
     cuda_backend  *b;
@@ -46,6 +138,8 @@ typedef struct planner {
     const cuda_op *norm;     /* NORM_PREPARE ahead of a product */
     const upg_op  *norm_op;
     uint32_t       turn; /* which residual buffer holds the newest values */
+    item_plan      plan; /* of the item at hand */
+    bool           fits;
 } planner;
 
 static cu_step *add_step(planner *p, cu_step_kind kind, uint32_t layer)
@@ -56,80 +150,158 @@ static cu_step *add_step(planner *p, cu_step_kind kind, uint32_t layer)
     return s;
 }
 
-static void rotation_of(const cuda_backend *b, uint16_t slot, cu_step *s)
+/* The rotation of a slot, and the buffers of x' there. */
+static void bind_vector(const cuda_backend *b, uint16_t slot, uint32_t which, cu_step *s)
 {
     const upg_slot *of = &b->program->slots[slot];
 
     s->width = of->width;
     s->log_block = log2_of(of->prepared.rotation.block);
-    s->signs = b->slots[slot].prepared.signs;
+    s->factor = b->slots[slot].prepared.signs;
+    s->rotated = b->rotated[which];
+    s->block_max = b->block_max[which];
+    s->block_square = b->block_square[which];
 }
 
-/* What every product's step has: where u and scale go. */
-static void bind_product(planner *p, const cuda_op *bound, cu_step *s)
+/* Rows of `item` of a step, of the product that it reads. */
+static uint32_t ranges_of(const planner *p, const cu_step *s, const cuda_op *bound, uint32_t item,
+                          row_range ranges[3])
+{
+    const upg_model_config *c = &p->b->program->weights->config;
+    const cu_product       *product = &bound->product;
+    uint32_t                n = 1u << s->log_block, shared = c->n_heads / c->n_kv_heads;
+
+    switch (s->kind) {
+    case CU_STEP_NORM:
+        ranges[0] = (row_range) { item * n, n };
+        return 1;
+    case CU_STEP_SWIGLU:
+        ranges[0] = (row_range) { item * n, n };
+        ranges[1] = (row_range) { product->row0[1] + item * n, n };
+        return 2;
+    case CU_STEP_ATTENTION:
+        ranges[0] = (row_range) { item * shared * c->head_dim, shared * c->head_dim };
+        ranges[1] = (row_range) { product->row0[1] + item * c->head_dim, c->head_dim };
+        ranges[2] = (row_range) { product->row0[2] + item * c->head_dim, c->head_dim };
+        return 3;
+    default:
+        n = product->n_rows - item * CU_LOGIT_ITEM;
+        ranges[0] = (row_range) { item * CU_LOGIT_ITEM, n < CU_LOGIT_ITEM ? n : CU_LOGIT_ITEM };
+        return 1;
+    }
+}
+
+/* The table of pieces of a step, n_entries items; two passes over them: sizes, then the table. */
+static void bind_pieces(planner *p, const cuda_op *bound, uint32_t n_entries, cu_step *s)
 {
     cuda_backend *b = p->b;
+    size_t        each;
+
+    s->u_in = b->u_token[buffer_of(p->n_products - 1, b->n_products)];
+    s->scale_in = b->scale ? b->scale + p->n_products - 1 : NULL;
+    for (uint32_t i = 0; i < n_entries && p->fits; i++) {
+        row_range ranges[3];
+
+        plan_item(bound, ranges, ranges_of(p, s, bound, i, ranges), &p->plan);
+        p->fits = p->plan.fits;
+        s->n_passes = p->plan.n_passes > s->n_passes ? p->plan.n_passes : s->n_passes;
+        for (uint32_t k = 0; k < p->plan.n_passes; k++)
+            s->n_pieces = p->plan.n_pieces[k] > s->n_pieces ? p->plan.n_pieces[k] : s->n_pieces;
+        if (p->plan.out > b->token.y_words)
+            b->token.y_words = (p->plan.out + 3) & ~3u;
+    }
+    each = (size_t)s->n_passes * s->n_pieces;
+    p->fits = p->fits && each <= CU_MAX_PIECES;
+    if (b->n_pieces < n_entries * each && p->fits) {
+        upg_free(b->pieces);
+        b->n_pieces = n_entries * each;
+        b->pieces = upg_calloc(b->n_pieces, sizeof *b->pieces, NULL);
+        p->fits = b->pieces != NULL;
+    }
+    for (uint32_t i = 0; i < n_entries && p->fits && b->blob; i++) {
+        row_range ranges[3];
+
+        plan_item(bound, ranges, ranges_of(p, s, bound, i, ranges), &p->plan);
+        for (size_t k = 0; k < each; k++) {
+            uint32_t pass = (uint32_t)(k / s->n_pieces), piece = (uint32_t)(k % s->n_pieces);
+            bool     there = pass < p->plan.n_passes && piece < p->plan.n_pieces[pass];
+
+            b->pieces[i * each + k] =
+                there ? p->plan.pieces[pass][piece] : (cu_piece) { .out0 = UINT32_MAX, .gain = 1 };
+        }
+    }
+    if (p->fits)
+        s->pieces = upg_cuda_table(b, b->pieces, n_entries * each * sizeof *b->pieces);
+}
+
+static void add_product(planner *p, const upg_op *op, const cuda_op *bound, uint16_t slot,
+                        uint32_t which, bool normed)
+{
+    cuda_backend *b = p->b;
+    cu_step      *s = add_step(p, CU_STEP_PRODUCT, op->layer);
     uint32_t      i = p->n_products++, n = b->n_products;
 
-    s->product = bound->on_device;
+    bind_vector(b, slot, which, s);
+    s->normed = normed;
     s->u = b->u_token[buffer_of(i, n)];
     s->u_clear = b->u_token[buffer_of(i + 1, n)];
     s->scale_out = b->scale ? b->scale + i : NULL;
     p->last = bound;
 }
 
-/* The newest product as what a step reads. */
-static void bind_source(planner *p, const cuda_op *bound, cu_step *s)
-{
-    cuda_backend *b = p->b;
-
-    s->source = bound->on_device;
-    s->u_in = b->u_token[buffer_of(p->n_products - 1, b->n_products)];
-    s->scale_in = b->scale ? b->scale + p->n_products - 1 : NULL;
-}
-
+/* Residual, norm and the product that reads it. */
 static void add_from_residual(planner *p, const upg_op *op, const cuda_op *bound)
 {
     cuda_backend *b = p->b;
     cu_step      *s = add_step(p, p->residual ? CU_STEP_NORM : CU_STEP_EMBED, op->layer);
 
-    rotation_of(b, p->norm_op->out, s);
-    s->norm = p->norm->signed_norm;
+    bind_vector(b, p->norm_op->out, HIDDEN_VECTOR, s);
+    s->factor = p->norm->signed_norm;
+    s->n_items = s->width >> s->log_block;
     if (p->residual)
-        bind_source(p, p->residual, s);
+        bind_pieces(p, p->residual, s->n_items, s);
     s->residual_in = b->residual[p->turn];
     p->turn ^= 1;
     s->residual_out = b->residual[p->turn];
-    bind_product(p, bound, s);
+    add_product(p, op, bound, p->norm_op->out, HIDDEN_VECTOR, true);
 }
 
-/* An op that leaves a rotated vector: attention's merge, swiglu. */
-static void add_rotated(planner *p, const upg_op *op, cu_step_kind kind, uint32_t which)
+static void add_attention(planner *p, const upg_op *op)
 {
-    cu_step *s = add_step(p, kind, op->layer);
+    const upg_model_config *c = &p->b->program->weights->config;
+    cu_step                *s = add_step(p, CU_STEP_ATTENTION, op->layer);
 
-    rotation_of(p->b, op->out, s);
-    if (kind == CU_STEP_SWIGLU)
-        bind_source(p, p->last, s);
-    s->rotated = p->b->rotated[which];
-    s->block_max = p->b->block_max[which];
+    s->n_items = c->n_kv_heads * p->b->token.n_splits;
+    bind_pieces(p, p->last, c->n_kv_heads, s);
+    s = add_step(p, CU_STEP_MERGE, op->layer);
+    bind_vector(p->b, op->out, ATTENTION_VECTOR, s);
+    s->n_items = s->width >> s->log_block;
 }
 
-static void add_from_rotated(planner *p, const upg_op *op, const cuda_op *bound, uint32_t which)
+static void add_swiglu(planner *p, const upg_op *op)
 {
-    cu_step *s = add_step(p, CU_STEP_ROTATED, op->layer);
+    cu_step *s = add_step(p, CU_STEP_SWIGLU, op->layer);
 
-    rotation_of(p->b, op->in, s);
-    s->rotated = p->b->rotated[which];
-    s->block_max = p->b->block_max[which];
-    bind_product(p, bound, s);
-    p->residual = bound;
+    bind_vector(p->b, op->out, FFN_VECTOR, s);
+    s->n_items = s->width >> s->log_block;
+    bind_pieces(p, p->last, s->n_items, s);
+}
+
+static void add_logits(planner *p, const upg_op *op)
+{
+    cu_step *s = add_step(p, CU_STEP_LOGITS, op->layer);
+    uint32_t n = (op->w[0]->n_rows + CU_LOGIT_ITEM - 1) / CU_LOGIT_ITEM;
+
+    s->width = op->w[0]->n_rows;
+    s->n_items = n;
+    bind_pieces(p, p->last, n, s);
+    s = add_step(p, CU_STEP_SAMPLE, op->layer);
+    s->width = n;
+    s->n_items = 1;
 }
 
 static void add_op(planner *p, const upg_op *op, const cuda_op *bound, uint32_t *which)
 {
-    cu_step *s;
-
     switch (op->code) {
     case UPG_OP_NORM_PREPARE:
         p->norm = bound;
@@ -139,22 +311,21 @@ static void add_op(planner *p, const upg_op *op, const cuda_op *bound, uint32_t 
         add_from_residual(p, op, bound);
         break;
     case UPG_OP_ATTENTION:
-        s = add_step(p, CU_STEP_ATTENTION, op->layer);
-        bind_source(p, p->last, s);
-        add_rotated(p, op, CU_STEP_MERGE, *which = 0);
+        add_attention(p, op);
+        *which = ATTENTION_VECTOR;
         break;
     case UPG_OP_GATE_UP:
         add_from_residual(p, op, bound);
-        add_rotated(p, op, CU_STEP_SWIGLU, *which = 1);
+        add_swiglu(p, op);
+        *which = FFN_VECTOR;
         break;
     case UPG_OP_GEMV_ADD:
-        add_from_rotated(p, op, bound, *which);
+        add_product(p, op, bound, op->in, *which, false);
+        p->residual = bound;
         break;
     case UPG_OP_LOGITS:
         add_from_residual(p, op, bound);
-        s = add_step(p, CU_STEP_LOGITS, op->layer);
-        bind_source(p, p->last, s);
-        add_step(p, CU_STEP_SAMPLE, op->layer);
+        add_logits(p, op);
         break;
     case UPG_OP_EMBED:
     case UPG_OP_COUNT:
@@ -162,27 +333,21 @@ static void add_op(planner *p, const upg_op *op, const cuda_op *bound, uint32_t 
     }
 }
 
-/* The clearing of a product's buffer is the duty of the product before it. */
-static void set_clearing(planner *p)
+/* The product of a step, by its number. */
+static const cuda_op *product_at(const cuda_backend *b, uint32_t number)
 {
-    cuda_backend *b = p->b;
-    cu_step      *products[2] = { NULL, NULL };
-    uint32_t      first_n_u = 0, k = 0;
+    for (uint32_t i = 0; i < b->program->n_ops; i++)
+        if (b->ops[i].coded && number-- == 0)
+            return &b->ops[i];
+    return NULL;
+}
 
-    for (uint32_t i = 0; i < b->program->n_ops; i++) {
-        if (!b->ops[i].coded)
-            continue;
-        if (k == 0)
-            first_n_u = b->ops[i].product.n_u;
-        while (products[0] == NULL || products[0]->product == NULL)
-            products[0] = products[0] ? products[0] + 1 : b->steps;
-        if (products[1] != NULL)
-            products[1]->n_clear = b->ops[i].product.n_u;
-        products[1] = products[0]++;
-        k++;
-    }
-    if (products[1] != NULL)
-        products[1]->n_clear = first_n_u;
+/* Clearing a product's buffer is the duty of the product before it. */
+static void set_clearing(cuda_backend *b)
+{
+    for (uint32_t i = 0, number = 0; i < b->n_steps; i++)
+        if (b->steps[i].kind == CU_STEP_PRODUCT)
+            b->steps[i].n_clear = product_at(b, ++number % b->n_products)->product.n_u;
 }
 
 /* ---- memory -----------------------------------------------------------------------------------
@@ -214,10 +379,10 @@ static void take_memory(cuda_backend *b)
 {
     const upg_model_config *c = &b->program->weights->config;
     cu_token_args          *t = &b->token;
-    uint32_t                width = c->n_heads * c->head_dim, n_u = 0;
+    uint32_t                widths[3] = { c->n_heads * c->head_dim, c->ffn, c->hidden }, n_u = 0;
+    uint32_t                n_logits = c->vocab / CU_LOGIT_ITEM + 1;
 
-    t->max_ktiles = 0;
-    t->max_width = max_u32(c->hidden, UPG_ROTATION_MAX_BLOCK);
+    t->max_ktiles = t->y_words = 0;
     for (uint32_t i = 0; i < b->program->n_ops; i++) {
         n_u = max_u32(n_u, b->ops[i].product.n_u);
         t->max_ktiles = max_u32(t->max_ktiles, b->ops[i].product.n_ktiles);
@@ -225,17 +390,17 @@ static void take_memory(cuda_backend *b)
     b->u_token_bytes = (size_t)n_u * sizeof(int32_t);
     for (uint32_t i = 0; i < b->n_u_buffers; i++)
         b->u_token[i] = upg_cuda_take(b, (size_t)n_u * sizeof(int32_t));
-    for (int i = 0; i < 2; i++) {
-        uint32_t n = i == 0 ? width : c->ffn;
-
+    for (int i = 0; i < 2; i++)
         b->residual[i] = upg_cuda_take(b, c->hidden * sizeof(float));
-        b->rotated[i] = upg_cuda_take(b, rotated_bytes(n));
-        b->block_max[i] = upg_cuda_take(b, n * sizeof(float));
+    for (int i = 0; i < 3; i++) {
+        b->rotated[i] = upg_cuda_take(b, rotated_bytes(widths[i]));
+        b->block_max[i] = upg_cuda_take(b, widths[i] * sizeof(float));
+        b->block_square[i] = upg_cuda_take(b, widths[i] * sizeof(float));
     }
     b->scale = upg_cuda_take(b, b->n_products * sizeof(float));
     t->angles = upg_cuda_take(b, (c->rope.rotary_dims + 2) * sizeof(float));
-    t->best_value = upg_cuda_take(b, b->n_ctas * sizeof(float));
-    t->best_token = upg_cuda_take(b, b->n_ctas * sizeof(int32_t));
+    t->best_value = upg_cuda_take(b, n_logits * sizeof(float));
+    t->best_token = upg_cuda_take(b, n_logits * sizeof(int32_t));
     t->tokens_out = upg_cuda_take(b, CUDA_MAX_TOKENS * sizeof(int32_t));
     t->barrier = upg_cuda_take(b, 256);
     t->state = upg_cuda_take(b, sizeof *t->state);
@@ -260,55 +425,65 @@ static void fill_args(cuda_backend *b)
     t->n_splits = t->n_splits == 0 ? 1 : t->n_splits > MAX_SPLITS ? MAX_SPLITS : t->n_splits;
 }
 
-/* Host copies of the two products beside each step. */
+/* Steps with copies of their products. */
 static const cu_record *lay_records(cuda_backend *b)
 {
     const cu_record *first = NULL;
 
-    for (uint32_t i = 0; i < b->n_steps; i++) {
+    for (uint32_t i = 0, number = 0; i < b->n_steps; i++) {
         cu_record        r = { .step = b->steps[i] };
         const cu_record *at;
 
-        for (uint32_t k = 0; b->base && k < b->program->n_ops; k++) {
-            const cuda_op *bound = &b->ops[k];
-
-            if (bound->on_device != NULL && bound->on_device == r.step.product)
-                r.product = bound->product;
-            if (bound->on_device == NULL || bound->on_device != r.step.source)
-                continue;
-            r.source = bound->product;
-            if (bound->product.n_bands <= CU_RECORD_BANDS)
-                memcpy(r.bands, bound->bands, bound->product.n_bands * sizeof *bound->bands);
-        }
+        if (b->steps[i].kind == CU_STEP_PRODUCT)
+            r.product = product_at(b, number++)->product;
         at = upg_cuda_table(b, &r, sizeof r);
         first = i == 0 ? at : first;
     }
     return first;
 }
 
+/* Shared memory that steps take in turn: u, codes, shares of splits, what attention's warps leave.
+ */
+static uint32_t staged_words(const cuda_backend *b)
+{
+    const upg_model_config *c = &b->program->weights->config;
+    uint32_t                n = max_u32(CU_STAGED_WORDS, b->token.max_ktiles * CU_TILE_WORDS);
+
+    n = max_u32(n, (UPG_ROTATION_MAX_BLOCK / c->head_dim + 2) * b->token.n_splits);
+    return (n + 3) & ~3u;
+}
+
 bool upg_cuda_plan_steps(cuda_backend *b)
 {
     uint32_t n_layers = b->program->weights->config.n_layers, which = 0;
-    planner  p = { .b = b };
+    planner *p;
+    bool     fits;
 
     if (!all_coded(b))
         return false;
     if (!b->steps)
         b->steps =
             upg_calloc(STEPS_OUTSIDE + (size_t)STEPS_PER_LAYER * n_layers, sizeof *b->steps, NULL);
-    if (!b->steps)
+    p = upg_calloc(1, sizeof *p, NULL);
+    if (!b->steps || !p) {
+        upg_free(p);
         return false;
+    }
+    p->b = b;
+    p->fits = true;
     b->n_products = 4 * n_layers + 1;
     b->n_u_buffers = b->n_products <= 8 ? b->n_products : 4;
     take_memory(b);
     fill_args(b);
+    b->token.staged_words = staged_words(b);
     for (uint32_t i = 0; i < b->program->n_ops; i++)
-        add_op(&p, &b->program->ops[i], &b->ops[i], &which);
-    b->n_steps = p.n_steps;
-    if (b->base)
-        set_clearing(&p);
+        add_op(p, &b->program->ops[i], &b->ops[i], &which);
+    fits = p->fits;
+    b->n_steps = p->n_steps;
+    upg_free(p);
+    set_clearing(b);
     b->token.records = lay_records(b);
-    return true;
+    return fits;
 }
 
 /* ---- running ----------------------------------------------------------------------------------
@@ -335,10 +510,10 @@ upg_status upg_cuda_prepare_steps(cuda_backend *b, upg_error *err)
         if (e != cudaSuccess)
             return upg_cuda_check(e, "clearing device memory", err);
     }
-    for (int i = 0; b->one_launch && i < 2; i++) {
+    for (int i = 0; b->one_launch && i < 3; i++) {
         const upg_model_config *c = &b->program->weights->config;
-        int                     e = cudaMemsetAsync(b->rotated[i], 0,
-                                                    rotated_bytes(i ? c->ffn : c->n_heads * c->head_dim), b->stream);
+        uint32_t width = i == 0 ? c->n_heads * c->head_dim : i == 1 ? c->ffn : c->hidden;
+        int      e = cudaMemsetAsync(b->rotated[i], 0, rotated_bytes(width), b->stream);
 
         if (e != cudaSuccess)
             return upg_cuda_check(e, "clearing device memory", err);
@@ -354,7 +529,7 @@ static int launch_each(cuda_backend *b)
 
     for (uint32_t i = 0; e == cudaSuccess && i < b->n_steps; i++) {
         cu_token_args *t = &b->token;
-        bool           multiplies = b->steps[i].product != NULL;
+        bool           multiplies = b->steps[i].kind == CU_STEP_PRODUCT;
 
         t->first_step = i;
         t->end_step = i + 1;

@@ -184,6 +184,7 @@ static upg_status bare(upg_backend *backend, upg_role role, uint32_t times, bool
         return upg_fail(err, UPG_E_UNSUPPORTED, "no coded matrix of this role");
     TRY(cudaMemcpy(on_device, list, n * sizeof *list, cudaMemcpyHostToDevice));
     b->token.n_pages_ring = b->ring_pages[0];
+    b->token.bare_u = b->u_token[0];
     TRY(timer_start(b, &t));
     TRY(cu_launch_bare(&b->token, on_device, n, times, multiplies, b->stream));
     TRY(timer_stop(b, &t, milliseconds));

@@ -1,0 +1,195 @@
+/* cuda_ring.cuh: the stream of code bits of one block: a ring of pages in shared memory, filled by
+ * the loader's warp, emptied by the warps that multiply. Both ends meet at two mbarriers for each
+ * page: full (the copy engine has written it) and empty (every warp has taken its tile). */
+#ifndef UPG_BACKEND_CUDA_CUDA_RING_CUH
+#define UPG_BACKEND_CUDA_CUDA_RING_CUH
+
+#include "backend/cuda/cuda_math.cuh"
+
+namespace
+{
+
+enum { PAGE_TILES = CU_WARPS, PAGE_BYTES = PAGE_TILES * CU_TILE_BYTES, MAX_PAGES = 27 };
+
+struct ring {
+    uint64_t *full, *empty; /* [n_pages] */
+    uint8_t  *data;
+    uint32_t  n_pages;
+};
+
+/* ---- mbarriers and copies ---------------------------------------------------------------------
+ */
+
+__device__ __forceinline__ uint32_t address_of(const void *shared)
+{
+    return (uint32_t)__cvta_generic_to_shared(shared);
+}
+
+__device__ __forceinline__ void barrier_init(uint64_t *b, uint32_t n)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address_of(b)), "r"(n));
+}
+
+__device__ __forceinline__ void barrier_arrive(uint64_t *b)
+{
+    asm volatile("{ .reg .b64 t; mbarrier.arrive.shared::cta.b64 t, [%0]; }" ::"r"(address_of(b))
+                 : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity)
+{
+    uint32_t done = 0;
+
+    while (!done) {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+                     "selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(address_of(b)), "r"(parity)
+                     : "memory");
+#else
+        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; "
+                     "selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(address_of(b)), "r"(parity)
+                     : "memory");
+#endif
+    }
+}
+
+/* Makes initialised barriers visible to the copy engine. */
+__device__ __forceinline__ void fence_barriers()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+/* Loads one page; called by all lanes of the loader's warp. */
+__device__ __forceinline__ void load_page(const ring *r, uint32_t slot, const uint8_t *from,
+                                          uint32_t bytes)
+{
+    uint32_t lane = threadIdx.x & 31;
+
+#if __CUDA_ARCH__ >= 900
+    if (lane == 0) {
+        asm volatile(
+            "{ .reg .b64 t; mbarrier.arrive.expect_tx.shared::cta.b64 t, [%0], %1; }" ::"r"(
+                address_of(&r->full[slot])),
+            "r"(bytes)
+            : "memory");
+        asm volatile("{ .reg .b64 once; createpolicy.fractional.L2::evict_first.b64 once, 1.0; "
+                     "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                     ".L2::cache_hint [%0], [%1], %2, [%3], once; }" ::"r"(
+                         address_of(r->data + slot * PAGE_BYTES)),
+                     "l"(from), "r"(bytes), "r"(address_of(&r->full[slot]))
+                     : "memory");
+    }
+    __syncwarp();
+#else
+    for (uint32_t at = 16 * lane; at < bytes; at += 512)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                         address_of(r->data + slot * PAGE_BYTES + at)),
+                     "l"(from + at)
+                     : "memory");
+    asm volatile(
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address_of(&r->full[slot]))
+        : "memory");
+#endif
+}
+
+/* The loader's warp: the block's tape, once for each token, page by page. */
+__device__ __forceinline__ void stream_tape(const cu_token_args *a, const ring *r)
+{
+    uint32_t       cta = blockIdx.x, begin = a->tape_begin[cta], n = a->tape_end[cta] - begin;
+    const uint8_t *tape = a->tape.bytes + ((uint64_t)a->tape.base[cta] + begin) * CU_TILE_BYTES;
+    uint32_t       n_pages = (n + PAGE_TILES - 1) / PAGE_TILES, slot = 0, parity = 1;
+
+    for (uint32_t token = 0; token < a->n_tokens; token++)
+        for (uint32_t page = 0; page < n_pages; page++) {
+            barrier_wait(&r->empty[slot], parity);
+            load_page(r, slot, tape + (uint64_t)page * PAGE_BYTES,
+                      min(n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
+            if (++slot == r->n_pages)
+                slot = 0, parity ^= 1;
+        }
+}
+
+/* ---- product ----------------------------------------------------------------------------------
+ */
+
+/* Where a block stands in its stream: pages of this launch, tile in the page. */
+struct cursor {
+    uint32_t slot, parity, tile;
+};
+
+__device__ __forceinline__ cursor advanced(cursor c, uint32_t tiles, uint32_t n_pages)
+{
+    c.tile += tiles;
+    while (c.tile >= PAGE_TILES) {
+        c.tile -= PAGE_TILES;
+        if (++c.slot == n_pages)
+            c.slot = 0, c.parity ^= 1;
+    }
+    return c;
+}
+
+/* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. */
+__device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
+                                           const uint32_t *planes, int sum_q, int32_t *u,
+                                           const ring *r, cursor at)
+{
+    const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    cu_share       s = share_of(p->n_units, blockIdx.x, n_ctas);
+    uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
+    uint32_t       n_k = p->n_ktiles, row_tile = unit / n_k, k = unit % n_k;
+    int            minus = k == 0 ? sum_q : 0; /* Σq is taken off once for a row */
+    int            c[4] = { 0, 0, 0, 0 };
+    cursor         mine = advanced(at, warp, r->n_pages);
+
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t *b = planes + k * CU_TILE_WORDS + lane;
+        const uint32_t  b0 = b[0], b1 = b[32];
+        uint4           bits;
+
+        barrier_wait(&r->full[mine.slot], mine.parity);
+        bits = *(const uint4 *)(r->data + mine.slot * PAGE_BYTES + mine.tile * CU_TILE_BYTES +
+                                lane * 16);
+        mma_b1(c, bits, b0, b1);
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(&r->empty[mine.slot]);
+        if (++mine.slot == r->n_pages) /* a round is a page long */
+            mine.slot = 0, mine.parity ^= 1;
+        if (++k == n_k || i + 1 == n) {
+            int low, high;
+
+            take_planes(c, &low, &high);
+            if ((lane & 3) == 0) {
+                int32_t *to = u + row_tile * CU_TILE_ROWS + (lane >> 2);
+
+                atomicAdd(to, 2 * low - minus);
+                atomicAdd(to + 8, 2 * high - minus);
+            }
+            minus = sum_q;
+            k = 0;
+            row_tile++;
+        }
+    }
+    return advanced(at, s.n, r->n_pages);
+}
+
+/* The next stream begins with a new page: gives back what the last page lacks. */
+__device__ __forceinline__ cursor end_of_stream(const ring *r, cursor at)
+{
+    if (at.tile == 0)
+        return at;
+    if (threadIdx.x / 32 >= at.tile && (threadIdx.x & 31) == 0)
+        barrier_arrive(&r->empty[at.slot]);
+    return advanced(at, PAGE_TILES - at.tile, r->n_pages);
+}
+
+} // namespace
+
+#endif
