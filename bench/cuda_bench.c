@@ -367,31 +367,44 @@ static void trace(bench *b, uint32_t n)
     upg_free(batch.op_ns);
 }
 
-/* Thousands of clocks that the steps of each kind take in one token: before the product, in it, and
- * until all blocks are there. */
+/* Where a token's time goes, in clocks: the average layer, step by step, in two blocks. For each
+ * step the parts between the noted clocks, then the wait for the others. */
 static void trace_steps(bench *b, uint32_t position)
 {
     static const char *const names[] = { "embed",   "norm",      "merge",  "swiglu",
                                          "product", "attention", "logits", "sample" };
-    uint32_t                 n = b->tools->launches(b->backend, UPG_CUDA_STEPS);
-    long long               *clocks = upg_calloc(6 * (size_t)n, sizeof *clocks, &b->err);
-    int                     *kinds = upg_calloc(n, sizeof *kinds, &b->err);
+    enum { PER_LAYER = 9 };
+    uint32_t   n = b->tools->launches(b->backend, UPG_CUDA_STEPS), n_layers;
+    long long *clocks = upg_calloc(12 * (size_t)n, sizeof *clocks, &b->err);
+    int       *kinds = upg_calloc(n, sizeof *kinds, &b->err);
 
     check(b, clocks && kinds ? UPG_OK : UPG_E_NOMEM);
     check(b, b->tools->trace(b->backend, &b->view, &b->layout, position, clocks, kinds, &b->err));
+    n_layers = b->weights.config.n_layers;
     for (int block = 0; block < 2; block++) {
-        const long long *c = clocks + (size_t)block * 3 * n;
+        const long long *c = clocks + (size_t)block * 6 * n;
 
-        printf("  steps at %u, block %d, kclocks:", position, block);
-        for (int kind = 0; kind < 8; kind++) {
-            double sums[3] = { 0 };
+        printf("  steps at %u, block %d:", position, block);
+        for (uint32_t k = 0; k < PER_LAYER; k++) {
+            printf(" %s", names[kinds[PER_LAYER + k]]);
+            for (int part = 0; part < 5; part++) {
+                double sum = 0;
 
-            for (uint32_t i = 0; i + 1 < n; i++)
-                for (int k = 0; kinds[i] == kind && k < 3; k++)
-                    sums[k] += (double)(c[3 * i + k + 1] - c[3 * i + k]) * 1e-3;
-            printf(" %s %.0f+%.0f+%.0f", names[kind], sums[0], sums[1], sums[2]);
+                for (uint32_t layer = 1; layer < n_layers; layer++) {
+                    const long long *at = c + 6 * (PER_LAYER * layer + k);
+                    int              from = part, to = part + 1;
+
+                    if (at[part] == 0)
+                        continue;
+                    while (to < 4 && at[to] == 0)
+                        to++;
+                    sum += (double)((to < 5 ? at[to] : at[6]) - at[from]);
+                }
+                if (sum > 0)
+                    printf("%c%.0f", part == 4 ? '|' : part ? '+' : ' ', sum / (n_layers - 1));
+            }
         }
-        printf("  all %.0f\n", (double)(c[3 * n - 1] - c[0]) * 1e-3);
+        printf("  all %.0f\n", (double)(c[6 * n - 2] - c[0]));
     }
     upg_free(kinds);
     upg_free(clocks);

@@ -92,7 +92,9 @@ static upg_status plan_product(cuda_backend *b, const upg_op *op, cuda_op *bound
     }
     p->n_ktiles = (p->n_cols + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS;
     p->n_units = p->n_u / CU_TILE_ROWS * p->n_ktiles;
-    (void)b;
+    if ((uint64_t)p->n_units * (b->n_ctas + 1) > UINT32_MAX)
+        return upg_fail(err, UPG_E_UNSUPPORTED, "%s: larger than the cuda backend takes",
+                        op->w[0]->name);
     return UPG_OK;
 }
 

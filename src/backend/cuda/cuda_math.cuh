@@ -285,8 +285,8 @@ static __device__ __forceinline__ cu_share share_of(uint32_t n_units, uint32_t c
 {
     cu_share s;
 
-    s.begin = (uint32_t)((uint64_t)n_units * cta / n_ctas);
-    s.n = (uint32_t)((uint64_t)n_units * (cta + 1) / n_ctas) - s.begin;
+    s.begin = n_units * cta / n_ctas; /* below 2^32: the host has checked */
+    s.n = n_units * (cta + 1) / n_ctas - s.begin;
     s.rounds = (s.n + CU_WARPS - 1) / CU_WARPS;
     s.rest = s.n - CU_WARPS * (s.rounds - (s.n > 0));
     return s;
@@ -307,7 +307,7 @@ static __device__ __forceinline__ uint32_t rounds_of_warp(cu_share s, uint32_t w
 static __device__ __forceinline__ uint64_t tile_of_unit(const cu_product *p, cu_tape tape,
                                                         uint32_t unit)
 {
-    uint32_t cta = (uint32_t)((((uint64_t)unit + 1) * tape.n_ctas - 1) / p->n_units);
+    uint32_t cta = ((unit + 1) * tape.n_ctas - 1) / p->n_units;
     cu_share s = share_of(p->n_units, cta, tape.n_ctas);
     uint32_t local = unit - s.begin, warp, round;
 

@@ -30,13 +30,12 @@ __device__ __forceinline__ void barrier_init(uint64_t *b, uint32_t n)
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address_of(b)), "r"(n));
 }
 
-__device__ __forceinline__ void barrier_arrive(uint64_t *b)
+__device__ __forceinline__ void barrier_arrive(uint32_t b)
 {
-    asm volatile("{ .reg .b64 t; mbarrier.arrive.shared::cta.b64 t, [%0]; }" ::"r"(address_of(b))
-                 : "memory");
+    asm volatile("{ .reg .b64 t; mbarrier.arrive.shared::cta.b64 t, [%0]; }" ::"r"(b) : "memory");
 }
 
-__device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity)
+__device__ __forceinline__ void barrier_wait(uint32_t b, uint32_t parity)
 {
     uint32_t done = 0;
 
@@ -45,13 +44,13 @@ __device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity)
         asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
                      "selp.u32 %0, 1, 0, p; }"
                      : "=r"(done)
-                     : "r"(address_of(b)), "r"(parity)
+                     : "r"(b), "r"(parity)
                      : "memory");
 #else
         asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; "
                      "selp.u32 %0, 1, 0, p; }"
                      : "=r"(done)
-                     : "r"(address_of(b)), "r"(parity)
+                     : "r"(b), "r"(parity)
                      : "memory");
 #endif
     }
@@ -108,7 +107,7 @@ __device__ __forceinline__ void stream_tape(const cu_token_args *a, const ring *
 
     for (uint32_t token = 0; token < a->n_tokens; token++)
         for (uint32_t page = 0; page < n_pages; page++) {
-            barrier_wait(&r->empty[slot], parity);
+            barrier_wait(address_of(&r->empty[slot]), parity);
             load_page(r, slot, tape + (uint64_t)page * PAGE_BYTES,
                       min(n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
             if (++slot == r->n_pages)
@@ -135,32 +134,57 @@ __device__ __forceinline__ cursor advanced(cursor c, uint32_t tiles, uint32_t n_
     return c;
 }
 
-/* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. */
-__device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
-                                           const uint32_t *planes, int sum_q, int32_t *u,
-                                           const ring *r, cursor at)
+__device__ __forceinline__ uint32_t shared_word(uint32_t address)
+{
+    uint32_t x;
+
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address));
+    return x;
+}
+
+__device__ __forceinline__ uint4 shared_vector(uint32_t address)
+{
+    uint4 x;
+
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(address)
+                 : "memory");
+    return x;
+}
+
+/* Where things lie in shared memory, for multiply. */
+struct product_memory {
+    uint32_t full, empty, data, n_pages, planes;
+};
+
+/* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. A function of its own,
+ * so that its loop keeps everything in registers whatever surrounds the call. */
+__device__ __noinline__ cursor multiply(uint32_t n_units, uint32_t n_k, uint32_t n_ctas, int sum_q,
+                                        int32_t *u, product_memory m, cursor at)
 {
     const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    cu_share       s = share_of(p->n_units, blockIdx.x, n_ctas);
+    cu_share       s = share_of(n_units, blockIdx.x, n_ctas);
     uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
-    uint32_t       n_k = p->n_ktiles, row_tile = unit / n_k, k = unit % n_k;
+    uint32_t       row_tile = unit / n_k, k = unit % n_k;
     int            minus = k == 0 ? sum_q : 0; /* Σq is taken off once for a row */
     int            c[4] = { 0, 0, 0, 0 };
-    cursor         mine = advanced(at, warp, r->n_pages);
+    cursor         mine = advanced(at, warp, m.n_pages);
 
+#pragma unroll 1
     for (uint32_t i = 0; i < n; i++) {
-        const uint32_t *b = planes + k * CU_TILE_WORDS + lane;
-        const uint32_t  b0 = b[0], b1 = b[32];
-        uint4           bits;
+        const uint32_t plane = m.planes + 4 * (k * CU_TILE_WORDS + lane);
+        const uint32_t b0 = shared_word(plane), b1 = shared_word(plane + 128);
+        uint4          bits;
 
-        barrier_wait(&r->full[mine.slot], mine.parity);
-        bits = *(const uint4 *)(r->data + mine.slot * PAGE_BYTES + mine.tile * CU_TILE_BYTES +
-                                lane * 16);
+        barrier_wait(m.full + 8 * mine.slot, mine.parity);
+        bits =
+            shared_vector(m.data + mine.slot * PAGE_BYTES + mine.tile * CU_TILE_BYTES + lane * 16);
         mma_b1(c, bits, b0, b1);
         __syncwarp();
         if (lane == 0)
-            barrier_arrive(&r->empty[mine.slot]);
-        if (++mine.slot == r->n_pages) /* a round is a page long */
+            barrier_arrive(m.empty + 8 * mine.slot);
+        if (++mine.slot == m.n_pages) /* a round is a page long */
             mine.slot = 0, mine.parity ^= 1;
         if (++k == n_k || i + 1 == n) {
             int low, high;
@@ -177,7 +201,13 @@ __device__ __forceinline__ cursor multiply(const cu_product *p, uint32_t n_ctas,
             row_tile++;
         }
     }
-    return advanced(at, s.n, r->n_pages);
+    return advanced(at, s.n, m.n_pages);
+}
+
+__device__ __forceinline__ product_memory memory_of(const ring &r, const uint32_t *planes)
+{
+    return { address_of(r.full), address_of(r.empty), address_of(r.data), r.n_pages,
+             address_of(planes) };
 }
 
 /* The next stream begins with a new page: gives back what the last page lacks. */
@@ -186,7 +216,7 @@ __device__ __forceinline__ cursor end_of_stream(const ring *r, cursor at)
     if (at.tile == 0)
         return at;
     if (threadIdx.x / 32 >= at.tile && (threadIdx.x & 31) == 0)
-        barrier_arrive(&r->empty[at.slot]);
+        barrier_arrive(address_of(&r->empty[at.slot]));
     return advanced(at, PAGE_TILES - at.tile, r->n_pages);
 }
 

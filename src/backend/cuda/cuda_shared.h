@@ -185,7 +185,6 @@ typedef struct cu_token_args {
     cu_embedding     embedding;
     const float     *inv_freq, *long_inv_freq;
     float            attention_scaling, norm_eps;
-    float           *angles;  /* f32 [2][rotary/2] */
     float           *partial; /* f32 [head][split][head_dim] */
     float           *softmax; /* f32 [head][split][2]: max, sum */
     float           *logits;
@@ -194,7 +193,7 @@ typedef struct cu_token_args {
     int32_t         *tokens_out; /* [n_tokens] */
     uint32_t        *barrier;
     uint32_t         barrier_base, n_splits;
-    long long       *trace; /* NULL, or [2 blocks][steps][3]: clocks at begin, product, end */
+    long long       *trace; /* NULL, or clocks [2 blocks][steps][6]: see cuda_tools.h */
     int32_t         *bare_u;
     uint32_t         max_ktiles, staged_words, y_words; /* sizes of parts of shared memory */
 } cu_token_args;

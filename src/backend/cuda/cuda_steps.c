@@ -398,7 +398,6 @@ static void take_memory(cuda_backend *b)
         b->block_square[i] = upg_cuda_take(b, widths[i] * sizeof(float));
     }
     b->scale = upg_cuda_take(b, b->n_products * sizeof(float));
-    t->angles = upg_cuda_take(b, (c->rope.rotary_dims + 2) * sizeof(float));
     t->best_value = upg_cuda_take(b, n_logits * sizeof(float));
     t->best_token = upg_cuda_take(b, n_logits * sizeof(int32_t));
     t->tokens_out = upg_cuda_take(b, CUDA_MAX_TOKENS * sizeof(int32_t));
@@ -541,6 +540,21 @@ static int launch_each(cuda_backend *b)
     return e;
 }
 
+/* What a launch of n tokens adds to the barrier's counter: see workers in cuda_token.cu. Nobody
+ * arrives behind the last step. */
+static uint32_t arrivals(const cuda_backend *b, uint32_t n_tokens)
+{
+    uint32_t n = 0, last = 0;
+
+    for (uint32_t i = 0; i < b->n_steps; i++) {
+        const cu_step *s = &b->steps[i];
+
+        last = s->kind == CU_STEP_PRODUCT || s->n_items > b->n_ctas ? b->n_ctas : s->n_items;
+        n += last;
+    }
+    return n * n_tokens - last;
+}
+
 upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t n_tokens,
                               bool one_launch, upg_error *err)
 {
@@ -557,7 +571,7 @@ upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t
         t->tape_end = b->step_tiles + (size_t)b->n_products * b->n_ctas;
         t->barrier_base = b->barriers;
         e = cu_launch_token(t, true, false, b->stream);
-        b->barriers += (b->n_steps * n_tokens - 1) * b->n_ctas;
+        b->barriers += arrivals(b, n_tokens);
     } else {
         for (uint32_t i = 0; e == cudaSuccess && i < n_tokens; i++)
             e = launch_each(b);

@@ -25,23 +25,22 @@ namespace
 {
 
 enum {
-    EACH = 3,            /* rows of a thread in a pass, elements of a thread in a rotation block */
-    STAGED_WORDS = 8192, /* of u in a pass; later codes, or what the warps of attention leave */
+    EACH = 3, /* rows of a thread in a pass, elements of a thread in a rotation block */
     X_WORDS = 1024 + 64 + 16,
     PIECES = 32
 };
 
 static_assert(EACH * CU_THREADS >= 1024, "a rotation block");
-static_assert(STAGED_WORDS == CU_STAGED_WORDS && EACH * CU_THREADS == CU_PASS_ROWS &&
-                  PIECES == CU_MAX_PIECES,
+static_assert(EACH * CU_THREADS == (int)CU_PASS_ROWS && PIECES == (int)CU_MAX_PIECES,
               "what the host plans with");
 
 /* Shared memory beside the ring. */
 struct block_memory {
     uint32_t  *planes; /* [max_ktiles][64] */
-    int32_t   *staged; /* [STAGED_WORDS] */
+    int32_t   *staged; /* [staged_words]: u of a pass; codes; what attention's warps leave */
     float     *x;      /* [X_WORDS], padded */
     float     *y;      /* [max_rows of an item] */
+    float     *angles; /* [rotary]: cosines, sines of the token's position */
     float     *slots;  /* [64] */
     int       *sum;
     cu_record *records; /* [2] */
@@ -51,6 +50,13 @@ struct block_memory {
 __device__ __forceinline__ void mark_bad(const cu_token_args &a, uint32_t step)
 {
     atomicCAS(&a.state->bad, 0u, step + 1);
+}
+
+/* Notes the clock, where one is kept. */
+__device__ __forceinline__ void mark_time(long long *stamp, int which)
+{
+    if (stamp != NULL)
+        stamp[which] = clock64();
 }
 
 /* ---- row results from u -------------------------------------------------------------------------
@@ -273,20 +279,30 @@ __device__ __forceinline__ void embed_block(const cu_embedding &e, uint32_t toke
     block_sync();
 }
 
-/* Element j of the attention's result; weights f32 [heads of the block][n_splits]. */
-__device__ __forceinline__ float mixed(const cu_token_args &a, uint32_t j, uint32_t head0,
-                                       const float *weights)
+/* A thread's elements of the attention's result from `first` on; weights f32 [heads][n_splits] from
+ * the head of `first` on, below 0 for splits without keys, which are the same for all heads. */
+__device__ __forceinline__ void mix_splits(const cu_token_args &a, uint32_t first, uint32_t n,
+                                           const float *weights, float x[EACH])
 {
-    uint32_t     head = j / a.kv.head_dim;
-    const float *w = weights + (head - head0) * a.n_splits;
-    const float *from = a.partial + (uint64_t)head * a.n_splits * a.kv.head_dim + j % a.kv.head_dim;
-    float        x = 0.0f;
+    const uint32_t hd = a.kv.head_dim, head0 = first / hd;
+    const float   *from[EACH], *w[EACH];
 
-#pragma unroll 4
-    for (uint32_t k = 0; k < a.n_splits; k++)
-        if (w[k] != 0.0f) /* else nobody wrote there */
-            x = fmaf(__ldcg(from + k * a.kv.head_dim), w[k], x);
-    return x;
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        uint32_t j = first + min(threadIdx.x + e * CU_THREADS, n - 1), head = j / hd;
+
+        w[e] = weights + (head - head0) * a.n_splits;
+        from[e] = a.partial + (uint64_t)head * a.n_splits * hd + j % hd;
+        x[e] = 0.0f;
+    }
+#pragma unroll 2
+    for (uint32_t k = 0; k < a.n_splits; k++) {
+        if (weights[k] < 0.0f)
+            continue;
+#pragma unroll
+        for (int e = 0; e < EACH; e++)
+            x[e] = fmaf(__ldcg(from[e] + k * hd), w[e][k], x[e]);
+    }
 }
 
 /* The shares of the splits for the heads of a block. */
@@ -308,15 +324,15 @@ __device__ __forceinline__ void split_weights(const cu_token_args &a, uint32_t h
         max = fmaxf(one.x, two.x);
         for (int d = 16; d > 0; d >>= 1)
             max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
-        one.x = one.x > -INFINITY ? expf(one.x - max) : 0.0f;
-        two.x = two.x > -INFINITY ? expf(two.x - max) : 0.0f;
+        one.x = one.y != 0.0f ? expf(one.x - max) : 0.0f;
+        two.x = two.y != 0.0f ? expf(two.x - max) : 0.0f;
         sum = one.x * one.y + two.x * two.y;
         for (int d = 16; d > 0; d >>= 1)
             sum += __shfl_xor_sync(~0u, sum, d);
         if (lane < a.n_splits)
-            weights[h * a.n_splits + lane] = __fdiv_rn(one.x, sum);
+            weights[h * a.n_splits + lane] = one.y != 0.0f ? __fdiv_rn(one.x, sum) : -1.0f;
         if (lane + 32 < a.n_splits)
-            weights[h * a.n_splits + lane + 32] = __fdiv_rn(two.x, sum);
+            weights[h * a.n_splits + lane + 32] = two.y != 0.0f ? __fdiv_rn(two.x, sum) : -1.0f;
     }
     block_sync();
 }
@@ -332,7 +348,7 @@ __device__ __forceinline__ void rotation_block(const cu_token_args &a, const cu_
                                                const float factor[EACH], const block_memory &m)
 {
     const uint32_t n = 1u << s.log_block, first = item << s.log_block;
-    float          max = 0.0f, squares = 0.0f;
+    float          max = 0.0f, squares = 0.0f, merged[EACH];
 
     if (s.kind == CU_STEP_EMBED)
         embed_block(a.embedding, (uint32_t)__ldcg(&a.state->token), first, s.log_block, m.x);
@@ -340,6 +356,8 @@ __device__ __forceinline__ void rotation_block(const cu_token_args &a, const cu_
         split_weights(a, first / a.kv.head_dim,
                       (first + n - 1) / a.kv.head_dim + 1 - first / a.kv.head_dim,
                       (float *)m.staged);
+    if (s.kind == CU_STEP_MERGE)
+        mix_splits(a, first, n, (const float *)m.staged, merged);
         /* A coded embedding is turned back first. */
 #pragma unroll 1
     for (int turn = s.kind == CU_STEP_EMBED && a.embedding.bands != NULL ? 0 : 1; turn < 2;
@@ -354,7 +372,7 @@ __device__ __forceinline__ void rotation_block(const cu_token_args &a, const cu_
             if (s.kind == CU_STEP_SWIGLU) {
                 x = silu(m.y[i]) * m.y[n + i];
             } else if (s.kind == CU_STEP_MERGE) {
-                x = mixed(a, first + i, first / a.kv.head_dim, (const float *)m.staged);
+                x = merged[e];
             } else {
                 x = before[e];
                 x += s.kind == CU_STEP_NORM ? m.y[i]
@@ -390,17 +408,22 @@ __device__ __forceinline__ void rotation_block(const cu_token_args &a, const cu_
  */
 
 /* Turns n_heads heads side by side. */
-__device__ __forceinline__ void turn_heads(const cu_token_args &a, float *x, uint32_t n_heads)
+__device__ __forceinline__ void turn_heads(const cu_token_args &a, const float *angles, float *x,
+                                           uint32_t n_heads)
 {
     const uint32_t half = a.kv.rotary_dims / 2;
 
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < n_heads * half; i += CU_THREADS) {
-        float *head = x + i / half * a.kv.head_dim, c = __ldcg(a.angles + i % half);
-        float s = __ldcg(a.angles + half + i % half), p = head[i % half], q = head[half + i % half];
+    for (uint32_t h = threadIdx.x >> 5; h < n_heads; h += CU_WARPS) {
+        float *head = x + h * a.kv.head_dim;
 
-        head[i % half] = p * c - q * s;
-        head[half + i % half] = q * c + p * s;
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x & 31; i < half; i += 32) {
+            float c = angles[i], s = angles[half + i], p = head[i], q = head[half + i];
+
+            head[i] = p * c - q * s;
+            head[half + i] = q * c + p * s;
+        }
     }
     block_sync();
 }
@@ -424,7 +447,7 @@ __device__ __forceinline__ void attention(const cu_token_args &a, uint32_t index
                                          split)) = make_float2(-INFINITY, 0.0f);
         return;
     }
-    turn_heads(a, m.y, shared + 1);
+    turn_heads(a, m.angles, m.y, shared + 1);
     if (end == position + 1) {
         uint32_t warp = threadIdx.x >> 5;
         uint8_t *page = a.pages[position / CU_PAGE_TOKENS];
@@ -515,9 +538,26 @@ __device__ __forceinline__ void best(const cu_token_args &a, uint32_t index, con
 /* ---- products -----------------------------------------------------------------------------------
  */
 
+/* s_x of a product's input, with the norm's factor if that is not in x' yet. */
+__device__ __forceinline__ void store_scale(const cu_token_args &a, uint32_t index,
+                                            const cu_step &s, float max, float scale)
+{
+    double squares = 0;
+
+#pragma unroll 1
+    for (uint32_t i = 0; s.normed && i < s.width >> s.log_block; i++)
+        squares += (double)__ldcg(s.block_square + i);
+    if (!is_number(max) || !is_number((float)squares))
+        mark_bad(a, index);
+    if (s.normed)
+        scale *= (float)(1.0 / sqrt(squares / s.width + (double)a.norm_eps));
+    *s.scale_out = scale;
+}
+
 /* Bit planes of x', rounded to int8; returns Σq. */
 __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t index,
-                                             const cu_step &s, const block_memory &m)
+                                             const cu_step &s, const block_memory &m,
+                                             long long *stamp)
 {
     enum { AHEAD = 5 };
     const uint32_t n_blocks = s.width >> s.log_block;
@@ -538,21 +578,7 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
         *m.sum = 0;
     reduce_block(&max, &zero, m.slots);
     scale = int8_scale(max, &inverse);
-    if (blockIdx.x == 0 && threadIdx.x == 0) {
-        if (!is_number(max))
-            mark_bad(a, index);
-        if (s.normed) {
-            double squares = 0;
-
-#pragma unroll 1
-            for (uint32_t i = 0; i < n_blocks; i++)
-                squares += (double)__ldcg(s.block_square + i);
-            if (!is_number((float)squares))
-                mark_bad(a, index);
-            scale *= (float)(1.0 / sqrt(squares / s.width + (double)a.norm_eps));
-        }
-        *s.scale_out = scale;
-    }
+    mark_time(stamp, 1);
 #pragma unroll 1
     for (uint32_t w0 = threadIdx.x; w0 < n; w0 += AHEAD * CU_THREADS) {
 #pragma unroll
@@ -573,10 +599,13 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
     if ((threadIdx.x & 31) == 0)
         atomicAdd(m.sum, sum);
     block_sync();
+    mark_time(stamp, 2);
 #pragma unroll 2
     for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
         m.planes[i] = plane_of(codes + (i & ~63u), i & 3, i >> 5 & 1, i >> 2 & 7);
     block_sync();
+    if (blockIdx.x == 0 && threadIdx.x == 0) /* while the others multiply */
+        store_scale(a, index, s, max, scale);
     return *m.sum;
 }
 
@@ -588,7 +617,7 @@ __device__ __forceinline__ void clear_u(const cu_step &s)
         ((int4 *)s.u_clear)[i] = make_int4(0, 0, 0, 0);
 }
 
-__device__ __forceinline__ void find_angles(const cu_token_args &a)
+__device__ __forceinline__ void find_angles(const cu_token_args &a, float *angles)
 {
     uint32_t     half = a.kv.rotary_dims / 2;
     bool         far = __ldcg(&a.state->long_rope) != 0 && a.long_inv_freq != NULL;
@@ -596,8 +625,9 @@ __device__ __forceinline__ void find_angles(const cu_token_args &a)
 
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < half; i += CU_THREADS)
-        rope_angle(__ldcg(&a.state->position), frequency[i], a.attention_scaling, a.angles + i,
-                   a.angles + half + i);
+        rope_angle(__ldcg(&a.state->position), frequency[i], a.attention_scaling, angles + i,
+                   angles + half + i);
+    block_sync();
 }
 
 /* ---- the interpreter ----------------------------------------------------------------------------
@@ -618,8 +648,15 @@ __device__ __forceinline__ const uint4 *pieces_of(const cu_token_args &a, const 
     return (const uint4 *)(s.pieces + (uint64_t)entry * s.n_passes * s.n_pieces);
 }
 
-/* Blocks meet. Meanwhile the pieces of the block's first item in the next step are fetched. */
-__device__ __forceinline__ void grid_barrier(const cu_token_args &a, uint32_t target,
+/* Blocks that take part in a step. */
+__device__ __forceinline__ uint32_t workers(const cu_step &s)
+{
+    return s.kind == CU_STEP_PRODUCT ? gridDim.x : min(s.n_items, gridDim.x);
+}
+
+/* Waits for the blocks that took part in the step. Meanwhile the pieces of the block's first item
+ * in the next step are fetched. */
+__device__ __forceinline__ void grid_barrier(const cu_token_args &a, bool arrives, uint32_t target,
                                              const cu_step &next, const block_memory &m)
 {
     uint32_t n;
@@ -627,7 +664,7 @@ __device__ __forceinline__ void grid_barrier(const cu_token_args &a, uint32_t ta
 
     block_sync();
     n = next.n_passes * next.n_pieces * PIECE_VECTORS;
-    if (threadIdx.x == 0)
+    if (arrives && threadIdx.x == 0)
         asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(a.barrier) : "memory");
     if (blockIdx.x < next.n_items && threadIdx.x < n)
         piece = __ldg(pieces_of(a, next, blockIdx.x) + threadIdx.x);
@@ -648,12 +685,12 @@ __device__ __forceinline__ void grid_barrier(const cu_token_args &a, uint32_t ta
 
 template <int TYPE, int DIMS, int HEADS>
 __device__ __forceinline__ void run_items(const cu_token_args &a, uint32_t index, uint32_t token,
-                                          const cu_step &s, const block_memory &m)
+                                          const cu_step &s, const block_memory &m, long long *stamp)
 {
     const uint32_t n = s.n_passes * s.n_pieces * PIECE_VECTORS;
 
-    if (s.kind == CU_STEP_EMBED && blockIdx.x == gridDim.x - 1)
-        find_angles(a);
+    if (s.kind == CU_STEP_EMBED || (s.kind == CU_STEP_ATTENTION && a.end_step == a.first_step + 1))
+        find_angles(a, m.angles); /* once a token; a launch of one step has no other chance */
 #pragma unroll 1
     for (uint32_t item = blockIdx.x; item < s.n_items; item += gridDim.x) {
         float before[EACH], factor[EACH];
@@ -682,6 +719,7 @@ __device__ __forceinline__ void run_items(const cu_token_args &a, uint32_t index
             for (uint32_t pass = 0; pass < s.n_passes; pass++)
                 row_results(m.pieces + pass * s.n_pieces, s.n_pieces, s.u_in, s_x, m);
         }
+        mark_time(stamp, 1);
         if (s.kind == CU_STEP_ATTENTION)
             attention<TYPE, DIMS, HEADS>(a, index, s, item, m);
         else if (s.kind == CU_STEP_LOGITS || s.kind == CU_STEP_SAMPLE)
@@ -699,7 +737,8 @@ __device__ __forceinline__ void compute(const cu_token_args &a, const ring &r,
     const uint32_t n_steps = a.end_step - a.first_step, n = n_steps * a.n_tokens;
     const bool     traces =
         a.trace != NULL && threadIdx.x == 0 && (blockIdx.x == 0 || blockIdx.x == gridDim.x / 2);
-    cursor at = { 0, 0, 0 };
+    cursor   at = { 0, 0, 0 };
+    uint32_t target = a.barrier_base;
 
     if (threadIdx.x < RECORD_VECTORS)
         ((uint4 *)m.records)[threadIdx.x] =
@@ -715,33 +754,34 @@ __device__ __forceinline__ void compute(const cu_token_args &a, const ring &r,
         const cu_record &record = m.records[i & 1];
         const cu_step   &s = record.step;
         uint32_t         following = place + 1 == n_steps ? 0 : place + 1;
-        long long *stamp = a.trace + 3 * place + (blockIdx.x != 0 ? (uint64_t)3 * n_steps : 0);
-        uint4      next;
+        long long       *stamp = traces && token == 0
+                                     ? a.trace + 6 * place + (blockIdx.x != 0 ? (uint64_t)6 * n_steps : 0)
+                                     : NULL;
+        uint4            next;
 
         if (i + 1 < n && threadIdx.x < RECORD_VECTORS)
             next = __ldg((const uint4 *)(a.records + a.first_step + following) + threadIdx.x);
-        if (traces && token == 0)
-            stamp[0] = stamp[1] = clock64();
+        mark_time(stamp, 0);
         if (s.kind == CU_STEP_PRODUCT) {
             int sum;
 
             clear_u(s);
-            sum = product_input(a, a.first_step + place, s, m);
-            if (traces && token == 0)
-                stamp[1] = clock64();
-            at = multiply(&record.product, a.tape.n_ctas, m.planes, sum, s.u, &r, at);
+            sum = product_input(a, a.first_step + place, s, m, stamp);
+            mark_time(stamp, 3);
+            at = multiply(record.product.n_units, record.product.n_ktiles, a.tape.n_ctas, sum, s.u,
+                          memory_of(r, m.planes), at);
         } else {
-            run_items<TYPE, DIMS, HEADS>(a, a.first_step + place, token, s, m);
+            run_items<TYPE, DIMS, HEADS>(a, a.first_step + place, token, s, m, stamp);
         }
-        if (traces && token == 0)
-            stamp[2] = clock64();
+        mark_time(stamp, 4);
         if (following == 0)
             at = end_of_stream(&r, at);
         if (i + 1 == n)
             break;
         if (threadIdx.x < RECORD_VECTORS)
             ((uint4 *)(m.records + (~i & 1)))[threadIdx.x] = next;
-        grid_barrier(a, a.barrier_base + (i + 1) * gridDim.x, m.records[~i & 1].step, m);
+        target += workers(s);
+        grid_barrier(a, blockIdx.x < workers(s), target, m.records[~i & 1].step, m);
         place = following;
         token += place == 0;
     }
@@ -764,6 +804,7 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     m.staged = (int32_t *)(m.planes + a.max_ktiles * CU_TILE_WORDS);
     m.x = (float *)(m.staged + a.staged_words);
     m.y = m.x + X_WORDS;
+    m.angles = m.y + a.y_words;
     m.slots = slots;
     m.sum = &sum;
     m.records = records;
@@ -829,7 +870,7 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
                 ((uint64_t)a.tape.base[blockIdx.x] + p->offset[blockIdx.x]) * CU_TILE_BYTES;
 
             for (uint32_t page = 0; page * PAGE_TILES < s.n; page++) {
-                barrier_wait(&empty[slot], parity);
+                barrier_wait(address_of(&empty[slot]), parity);
                 load_page(&r, slot, tape + (uint64_t)page * PAGE_BYTES,
                           min(s.n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
                 if (++slot == r.n_pages)
@@ -838,17 +879,18 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
             continue;
         }
         if (MULTIPLY) {
-            at = multiply(p, a.tape.n_ctas, codes, 1, a.bare_u, &r, at);
+            at = multiply(p->n_units, p->n_ktiles, a.tape.n_ctas, 1, a.bare_u, memory_of(r, codes),
+                          at);
         } else {
             uint32_t warp = threadIdx.x >> 5;
             cursor   mine = at;
 
 #pragma unroll 1
             for (uint32_t k = warp; k < s.n; k += CU_WARPS) {
-                barrier_wait(&full[mine.slot], mine.parity);
+                barrier_wait(address_of(&full[mine.slot]), mine.parity);
                 __syncwarp();
                 if ((threadIdx.x & 31) == 0)
-                    barrier_arrive(&empty[mine.slot]);
+                    barrier_arrive(address_of(&empty[mine.slot]));
                 if (++mine.slot == r.n_pages)
                     mine.slot = 0, mine.parity ^= 1;
             }
@@ -887,7 +929,8 @@ variant find_variant(const cu_token_args *a)
 
 uint32_t shared_besides_ring(const cu_token_args *a)
 {
-    return 4 * (a->max_ktiles * CU_TILE_WORDS + a->staged_words + X_WORDS + a->y_words);
+    return 4 * (a->max_ktiles * CU_TILE_WORDS + a->staged_words + X_WORDS + a->y_words +
+                a->kv.rotary_dims);
 }
 
 } // namespace

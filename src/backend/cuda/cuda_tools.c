@@ -198,12 +198,13 @@ static upg_status trace(upg_backend *backend, const upg_kv_view *kv, const upg_k
                         uint32_t position, long long *clocks, int *kinds, upg_error *err)
 {
     cuda_backend *b = cuda_of(backend);
-    size_t        bytes = 6 * (size_t)b->n_steps * sizeof *clocks;
+    size_t        bytes = 12 * (size_t)b->n_steps * sizeof *clocks;
     int32_t       token;
     double        ms;
     upg_status    st = UPG_OK;
 
     TRY(cudaSetDevice(b->device));
+    TRY(cudaMemsetAsync(b->staging, 0, bytes, b->stream));
     b->token.trace = (long long *)(void *)b->staging;
     for (int i = 0; i < 2 && st == UPG_OK; i++)
         st = decode(backend, UPG_CUDA_ONE_LAUNCH, kv, layout, 1, position, 1, &token, &ms, err);

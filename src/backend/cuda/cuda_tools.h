@@ -29,8 +29,10 @@ typedef struct upg_cuda_tools {
      * `times` times, multiplied or only read through the ring. *bytes: streamed in all. */
     upg_status (*bare)(upg_backend *backend, upg_role role, uint32_t times, bool multiplies,
                        uint64_t *bytes, double *milliseconds, upg_error *err);
-    /** Clocks of one token's steps in two blocks: long long [2][n_steps][3]: begin, begin of the
-     * product, end; kinds [n_steps] as cu_step_kind. n_steps: launches of UPG_CUDA_STEPS. */
+    /** Clocks of one token's steps in two blocks: long long [2][n_steps][6], 0 where nothing was
+     * noted: [0] begin; [4] end; products: [1] x' is there, [2] rounded, [3] planes made, then come
+     * the tiles; others: [1] u's rows computed. kinds [n_steps]: cu_step_kind. n_steps: launches of
+     * UPG_CUDA_STEPS. */
     upg_status (*trace)(upg_backend *backend, const upg_kv_view *kv, const upg_kv_layout *layout,
                         uint32_t position, long long *clocks, int *kinds, upg_error *err);
     uint32_t (*launches)(const upg_backend *backend, upg_cuda_way way);
