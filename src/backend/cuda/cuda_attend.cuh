@@ -267,32 +267,29 @@ attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, u
                 query[c][p][r] = g < 4 ? halves_of(x, y) : rests_of(x, y);
                 acc[c][p][2 * r] = acc[c][p][2 * r + 1] = 0.0f;
             }
-    /* The next keys are on their way while these are used, and the next values from there on. */
-    uint32_t k[CHUNKS][4], v[CHUNKS][4];
-    float2   k_scale = make_float2(1.0f, 1.0f), v_scale = k_scale;
-    auto     load = [&](uint32_t key, uint64_t part, uint32_t x[CHUNKS][4], float2 *scales) {
-        const uint8_t *from = pages[key / CU_PAGE_TOKENS] + part;
-        uint32_t       token = key % CU_PAGE_TOKENS;
+#pragma unroll 1
+    for (; key0 < end; key0 += stride) {
+        const uint8_t *page = pages[key0 / CU_PAGE_TOKENS];
+        uint32_t       token = key0 % CU_PAGE_TOKENS, at = (token + g) * HEAD + 8 * t, weight;
+        uint32_t       k[CHUNKS][4], v[CHUNKS][4], first = key0 + 2 * t;
+        bool           one = first >= begin && first < end;
+        bool           two = first + 1 >= begin && first + 1 < end;
+        bool           mine = key0 + g >= begin && key0 + g < end;
+        float          s[4] = { 0.0f, 0.0f, 0.0f, 0.0f }, max, p0, p1, factor;
+        float2         k_scale = make_float2(1.0f, 1.0f), v_scale = k_scale;
 
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++)
-            load_halves<TYPE, FRESH>(from, (token + g) * HEAD + 8 * t + 32 * c, x[c]);
-        if (TYPE == KV_I8)
-            *scales = __ldcg((const float2 *)(from + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
-    };
-
-    if (key0 < end) {
-        load(key0, k_part, k, &k_scale);
-        load(key0, v_part, v, &v_scale);
-    }
-#pragma unroll 1
-    for (; key0 < end; key0 += stride) {
-        uint32_t weight, first = key0 + 2 * t;
-        bool     one = first >= begin && first < end;
-        bool     two = first + 1 >= begin && first + 1 < end;
-        bool     mine = key0 + g >= begin && key0 + g < end;
-        float    s[4] = { 0.0f, 0.0f, 0.0f, 0.0f }, max, p0, p1, factor;
-
+            load_halves<TYPE, FRESH>(page + k_part, at + 32 * c, k[c]);
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++)
+            load_halves<TYPE, FRESH>(page + v_part, at + 32 * c, v[c]);
+        if (TYPE == KV_I8) {
+            k_scale =
+                __ldcg((const float2 *)(page + k_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
+            v_scale =
+                __ldcg((const float2 *)(page + v_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
+        }
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             ready<TYPE>(k[c]);
@@ -304,8 +301,6 @@ attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, u
         s[1] += __shfl_xor_sync(~0u, s[1], 16);
         s[0] = one ? s[0] * k_scale.x : -INFINITY;
         s[1] = two ? s[1] * k_scale.y : -INFINITY;
-        if (key0 + stride < end)
-            load(key0 + stride, k_part, k, &k_scale);
         max = fmaxf(s[0], s[1]);
         max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
         max = fmaxf(top, fmaxf(max, __shfl_xor_sync(~0u, max, 2)));
@@ -342,8 +337,6 @@ attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, u
                 mma_values(acc[c][p], a0, a1, weight);
             }
         }
-        if (key0 + stride < end)
-            load(key0 + stride, v_part, v, &v_scale);
     }
     state->top = top;
     state->sum = sum + __shfl_xor_sync(~0u, sum, 1);

@@ -431,12 +431,13 @@ __device__ __forceinline__ void turn_heads(const cu_token_args &a, const float *
 /* One KV head and one part of the keys. y: the head's queries, its key, its value. The block whose
  * part holds the token's own position appends key and value first. */
 template <int TYPE, int DIMS, int HEADS>
-__device__ __forceinline__ void attention(const cu_token_args &a, uint32_t index, const cu_step &s,
+__device__ __forceinline__ void attention(const cu_token_args &a, uint32_t index, uint32_t layer,
                                           uint32_t item, const block_memory &m)
 {
     const uint32_t hd = a.kv.head_dim, shared = a.kv.n_heads / a.kv.n_kv_heads;
     const uint32_t position = __ldcg(&a.state->position), head = item / a.n_splits;
     const uint32_t split = item % a.n_splits;
+    uint8_t *const page = a.pages[position / CU_PAGE_TOKENS];
     uint32_t       begin, end;
     float         *k = m.y + shared * hd;
 
@@ -450,9 +451,8 @@ __device__ __forceinline__ void attention(const cu_token_args &a, uint32_t index
     turn_heads(a, m.angles, m.y, shared + 1);
     if (end == position + 1) {
         uint32_t warp = threadIdx.x >> 5;
-        uint8_t *page = a.pages[position / CU_PAGE_TOKENS];
 
-        if (warp < 2 && !kv_store(a.kv, page + kv_part(a.kv, s.layer, head, warp),
+        if (warp < 2 && !kv_store(a.kv, page + kv_part(a.kv, layer, head, warp),
                                   position % CU_PAGE_TOKENS, k + warp * hd))
             mark_bad(a, index);
         __threadfence_block();
@@ -463,7 +463,7 @@ __device__ __forceinline__ void attention(const cu_token_args &a, uint32_t index
         uint64_t at = (uint64_t)(head * shared + h) * a.n_splits + split;
 
         attend<TYPE, DIMS, HEADS>(m.y + h * hd, min(shared - h, (uint32_t)HEADS), a.pages, a.kv,
-                                  s.layer, head, begin, end, (float *)m.staged, a.partial + at * hd,
+                                  layer, head, begin, end, (float *)m.staged, a.partial + at * hd,
                                   a.n_splits * hd, a.softmax + 2 * at, a.n_splits);
     }
 }
@@ -538,22 +538,6 @@ __device__ __forceinline__ void best(const cu_token_args &a, uint32_t index, con
 /* ---- products -----------------------------------------------------------------------------------
  */
 
-/* s_x of a product's input, with the norm's factor if that is not in x' yet. */
-__device__ __forceinline__ void store_scale(const cu_token_args &a, uint32_t index,
-                                            const cu_step &s, float max, float scale)
-{
-    double squares = 0;
-
-#pragma unroll 1
-    for (uint32_t i = 0; s.normed && i < s.width >> s.log_block; i++)
-        squares += (double)__ldcg(s.block_square + i);
-    if (!is_number(max) || !is_number((float)squares))
-        mark_bad(a, index);
-    if (s.normed)
-        scale *= (float)(1.0 / sqrt(squares / s.width + (double)a.norm_eps));
-    *s.scale_out = scale;
-}
-
 /* Bit planes of x', rounded to int8; returns Σq. */
 __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t index,
                                              const cu_step &s, const block_memory &m,
@@ -563,7 +547,7 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
     const uint32_t n_blocks = s.width >> s.log_block;
     const uint32_t n = (s.width + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_WORDS;
     uint32_t      *codes = (uint32_t *)m.staged;
-    float          max = 0.0f, zero = 0.0f, scale, inverse;
+    float          max = 0.0f, squares = 0.0f, scale, inverse;
     float4         x[AHEAD];
     int            sum = 0;
 
@@ -572,12 +556,21 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
         if (threadIdx.x + e * CU_THREADS < n)
             x[e] = __ldcg((const float4 *)s.rotated + threadIdx.x + e * CU_THREADS);
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < n_blocks; i += CU_THREADS)
+    for (uint32_t i = threadIdx.x; i < n_blocks; i += CU_THREADS) {
         max = fmaxf(max, __ldcg(s.block_max + i));
+        squares += __ldcg(s.block_square + i);
+    }
     if (threadIdx.x == 0)
         *m.sum = 0;
-    reduce_block(&max, &zero, m.slots);
+    reduce_block(&max, &squares, m.slots);
     scale = int8_scale(max, &inverse);
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        if (!is_number(max) || (s.normed && !is_number(squares)))
+            mark_bad(a, index);
+        if (s.normed) /* not in x' yet */
+            scale *= __frsqrt_rn(squares / (float)s.width + a.norm_eps);
+        *s.scale_out = scale;
+    }
     mark_time(stamp, 1);
 #pragma unroll 1
     for (uint32_t w0 = threadIdx.x; w0 < n; w0 += AHEAD * CU_THREADS) {
@@ -604,8 +597,6 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
     for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
         m.planes[i] = plane_of(codes + (i & ~63u), i & 3, i >> 5 & 1, i >> 2 & 7);
     block_sync();
-    if (blockIdx.x == 0 && threadIdx.x == 0) /* while the others multiply */
-        store_scale(a, index, s, max, scale);
     return *m.sum;
 }
 
@@ -721,7 +712,7 @@ __device__ __forceinline__ void run_items(const cu_token_args &a, uint32_t index
         }
         mark_time(stamp, 1);
         if (s.kind == CU_STEP_ATTENTION)
-            attention<TYPE, DIMS, HEADS>(a, index, s, item, m);
+            attention<TYPE, DIMS, HEADS>(a, index, s.layer, item, m);
         else if (s.kind == CU_STEP_LOGITS || s.kind == CU_STEP_SAMPLE)
             best(a, index, s, item, token, m);
         else
