@@ -161,20 +161,4 @@ static __device__ __forceinline__ void fir_rows(const cu_band *bands, const int3
     block_sync();
 }
 
-/* Outputs row … row + n − 1 into to[0 … n − 1]; with `add` added to what stands there, padded. One
- * copy for all steps: the code of a token must stay in an SM's instruction cache. */
-static __device__ __noinline__ void fir_to(const cu_band *bands, const int32_t *u, float s_x,
-                                           uint32_t row, uint32_t n, int32_t *staged, float *to,
-                                           bool add)
-{
-    fir_rows(bands, u, s_x, row, row + n, staged, [&](uint32_t r, float y) {
-        uint32_t i = r - row;
-
-        if (add)
-            to[pad(i)] += y;
-        else
-            to[i] = y;
-    });
-}
-
 #endif

@@ -18,7 +18,11 @@ enum {
     TILE_M = 128,
     TILE_N = 256,
     TILE_K = 64,
+#if __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000
     STAGES = 4,
+#else
+    STAGES = 2, /* the others have about 100 KiB of shared memory */
+#endif
     GEMM_THREADS = 256,
     STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * 2
 };
@@ -229,7 +233,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1)
     uint32_t base = shared_address(memory), warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     uint32_t m0 = blockIdx.x * TILE_M, n0 = blockIdx.y * TILE_N, steps = w_stride / TILE_K;
     uint32_t wm = (warp & 1) * 64, wn = (warp >> 1) * 64;
-    float    c[4][8][4];
+    float c[4][8][4];
 
 #pragma unroll
     for (int i = 0; i < 4; i++)
@@ -277,7 +281,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1)
     for (int j = 0; j < 8; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            uint32_t       row = n0 + wn + 8 * j + 2 * (lane & 3) + e;
+            uint32_t row = n0 + wn + 8 * j + 2 * (lane & 3) + e;
             const cu_band *b = p.bands;
 
             if (row >= p.n_rows)
@@ -306,13 +310,18 @@ extern "C" int cu_launch_gemm(const cu_product *p, const uint16_t *w, uint32_t w
                               uint32_t out_stride, bool add, cu_stream stream)
 {
     dim3        grid((n + TILE_M - 1) / TILE_M, (p->n_rows + TILE_N - 1) / TILE_N);
-    cudaError_t e =
-        cudaFuncSetAttribute((const void *)gemm_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             STAGES * STAGE_BYTES);
+    int         limit = 0, device = 0, bytes;
+    cudaError_t e = cudaGetDevice(&device);
 
+    if (e == cudaSuccess)
+        e = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    bytes = (limit >= 4 * STAGE_BYTES ? 4 : 2) * STAGE_BYTES;
+    if (e == cudaSuccess)
+        e = cudaFuncSetAttribute((const void *)gemm_kernel,
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (e != cudaSuccess)
         return e;
-    gemm_kernel<<<grid, GEMM_THREADS, STAGES * STAGE_BYTES, stream>>>(
+    gemm_kernel<<<grid, GEMM_THREADS, bytes, stream>>>(
         *p, w, w_stride, in->halves + (size_t)row0 * in->stride, in->stride, in->scales + row0, n,
         out, out_stride, add);
     return cudaGetLastError();

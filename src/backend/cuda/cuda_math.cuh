@@ -180,7 +180,9 @@ static __device__ __forceinline__ uint32_t pack_codes(const float x[4], float in
  * of one row's codes, Σ_j b_j·q_j = Σ_p w_p·count_p, w = 1, 2, … 64, −128. On Hopper it passes 1.7
  * times as many stored bits a clock as the int8 product, which serves 8 rows at once instead. */
 
-/* Word (half h, lane t) of plane p of a tile, from its codes. Bit 8·i + s is input s + 8·i. */
+/* Word (half h, lane t) of plane p of a tile, from its codes. Bit 8·i + s is input s + 8·i. Planes
+ * stand as u32 [n_ktiles][2 halves][8 planes][4 lanes]: lane l of a warp reads words l and 32 + l.
+ */
 static __device__ __forceinline__ uint32_t plane_of(const uint32_t *codes, uint32_t t, uint32_t h,
                                                     uint32_t p)
 {
@@ -190,15 +192,6 @@ static __device__ __forceinline__ uint32_t plane_of(const uint32_t *codes, uint3
     for (int s = 0; s < 8; s++)
         plane |= (codes[16 * t + 2 * s + h] >> p & 0x01010101u) << s;
     return plane;
-}
-
-/* planes u32 [n_ktiles][2 halves][8 planes][4 lanes]: lane l of a warp reads words l and 32 + l. */
-static __device__ __noinline__ void make_planes(const uint32_t *codes, uint32_t n_ktiles,
-                                                uint32_t *planes)
-{
-#pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < n_ktiles * CU_TILE_WORDS; i += CU_THREADS)
-        planes[i] = plane_of(codes + (i & ~63u), i & 3, i >> 5 & 1, i >> 2 & 7);
 }
 
 static __device__ __forceinline__ void mma_b1(int c[4], uint4 a, uint32_t b0, uint32_t b1)
