@@ -410,6 +410,33 @@ static void trace_steps(bench *b, uint32_t position)
     upg_free(clocks);
 }
 
+/* The last token of a prompt, in one batch with it and alone behind it. */
+static void compare_prefill(bench *b)
+{
+    static upg_batch_row rows[PREFILL];
+    upg_batch            batch = { .n_rows = PREFILL, .rows = rows, .kv_layout = &b->layout };
+    uint32_t             vocab = b->weights.config.vocab;
+    float               *together = upg_malloc(vocab, sizeof *together, &b->err);
+    double               worst = 0, range = 0;
+
+    check(b, together ? UPG_OK : UPG_E_NOMEM);
+    for (uint32_t i = 0; i < PREFILL; i++)
+        rows[i] =
+            (upg_batch_row) { (int32_t)(i * 31), i, &b->view, i + 1 == PREFILL ? together : NULL };
+    check(b, b->class_->run(b->backend, &batch, &b->err));
+    rows[PREFILL - 1].logits = b->logits;
+    batch.rows = rows + PREFILL - 1;
+    batch.n_rows = 1;
+    check(b, b->class_->run(b->backend, &batch, &b->err));
+    for (uint32_t i = 0; i < vocab; i++) {
+        worst = fmax(worst, fabs((double)together[i] - (double)b->logits[i]));
+        range = fmax(range, fabs((double)together[i]));
+    }
+    printf("a prompt's last token in the batch against alone: largest difference %.3g of %.3g\n",
+           worst, range);
+    upg_free(together);
+}
+
 static void measure(bench *b, uint32_t n_layers)
 {
     static const char *const types[] = { "fp16", "", "int8" };
@@ -426,6 +453,7 @@ static void measure(bench *b, uint32_t n_layers)
         open_pages(b, (upg_kv_type)type);
         if (type == 0) {
             compare_ways(b);
+            compare_prefill(b);
             speed = decode(b, UPG_CUDA_ONE_LAUNCH, "decode, one launch, empty context", 0);
             printf("  %.4f ms a token, %.4f ms for %u layers each with its share of the head\n",
                    1e3 / speed, 1e3 / speed / n_layers, n_layers);

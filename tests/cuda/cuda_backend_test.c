@@ -301,6 +301,40 @@ static void wide_heads(void **state)
     check_shape(&shape, "heads of 256");
 }
 
+/* Batches that fill the device take other kernels: a warp for each row's attention, several tiles
+ * of rows in a product. */
+static void large_batches(void **state)
+{
+    static const upg_kv_type types[] = { UPG_KV_F16, UPG_KV_I8 };
+    upg_backend_options      none = { 0 };
+    test_model_shape         shape = test_model_small();
+    model                    m;
+
+    (void)state;
+    if (no_gpu())
+        skip();
+    shape.n_heads = 12;
+    shape.n_kv_heads = 4;
+    shape.hidden = 768;
+    shape.ffn = 1280;
+    shape.context = 320;
+    for (uint32_t head_dim = 64; head_dim <= 128; head_dim += 64)
+        for (int t = 0; t < 2; t++) {
+            float *want;
+
+            shape.head_dim = head_dim;
+            open_model(&m, &shape, true);
+            m.n = 300;
+            for (uint32_t i = 0; i < m.n; i++)
+                m.tokens[i] = (int32_t)(upg_random_u64(4, i) % shape.vocab);
+            want = run(&m, &upg_backend_cpu, (upg_backend_options) { .threads = 2 }, types[t], 150);
+            expect_close(&m, want, none, types[t], 150, coded_worst, coded_typical,
+                         "large batches");
+            upg_free(want);
+            close_model(&m);
+        }
+}
+
 /* ---- the micro model --------------------------------------------------------------------------
  */
 
@@ -489,8 +523,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_shape),  cmocka_unit_test(awkward_widths),
-        cmocka_unit_test(wide_heads),   cmocka_unit_test(micro_logits),
-        cmocka_unit_test(micro_greedy), cmocka_unit_test(errors),
+        cmocka_unit_test(wide_heads),   cmocka_unit_test(large_batches),
+        cmocka_unit_test(micro_logits), cmocka_unit_test(micro_greedy),
+        cmocka_unit_test(errors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
