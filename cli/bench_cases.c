@@ -139,9 +139,11 @@ static upg_status decode_edited(upg_session *session, const stage *s, uint32_t *
                                 upg_error *err)
 {
     uint32_t  *allowed = calloc(s->info.vocab_size / 32 + 1, sizeof *allowed);
-    upg_status st = allowed ? UPG_OK : cli_error(err, UPG_E_NOMEM, "no memory for a mask");
+    upg_status st = UPG_OK;
 
     *guessed = 0;
+    if (!allowed)
+        return cli_error(err, UPG_E_NOMEM, "no memory for a mask");
     for (uint32_t i = 0; i < EDIT_TOKENS && st == UPG_OK; i++) {
         bool      changed = i % EDIT_CHANGED == EDIT_CHANGED - 1;
         upg_token token = changed ? (upg_token)(i % s->info.vocab_size) : s->tokens[i];
