@@ -20,7 +20,7 @@ typedef struct bench_args {
     const char    *python;      /* the interpreter for the table; NULL = python3 */
     const char    *path;        /* of the model; NULL with `synthetic` */
     uint32_t       draft;
-    bool           kv_int8, json;
+    bool           kv_int8, fast_prompts, json;
     cli_model_args model;
 } bench_args;
 

@@ -56,7 +56,8 @@ upg_status bench_session(upg_model *model, const bench_args *args, uint32_t cont
     upg_session_options options = { .struct_size = sizeof options,
                                     .context_tokens = context,
                                     .draft_tokens = draft,
-                                    .kv_int8 = args->kv_int8 };
+                                    .kv_int8 = args->kv_int8,
+                                    .fast_prompts = args->fast_prompts };
     upg_model_info      info = { .struct_size = sizeof info };
     upg_status          st = upg_model_describe(model, &info, err);
 

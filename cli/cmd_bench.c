@@ -56,6 +56,11 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(bench_args, kv_int8),
       .help = "keys and values in 8 bits" },
+    { .name = "fast-prompts",
+      .type = CLI_FLAG,
+      .offset = offsetof(bench_args, fast_prompts),
+      .help = "reads prompts with weights rounded to 8 bits on CPUs with\n"
+              "AVX-512: 1.7 times as fast, a little less exact" },
     { .name = "draft",
       .type = CLI_U32,
       .argument = "N",

@@ -44,7 +44,8 @@ static upg_status read_options(const upg_session_options *options, upg_session_s
                                          .draft = o.draft_tokens,
                                          .kv_int8 = o.kv_int8,
                                          .shift_when_full = o.shift_when_full,
-                                         .keep_logits = o.keep_logits };
+                                         .keep_logits = o.keep_logits,
+                                         .fast_prompts = o.fast_prompts };
 out:
     return st;
 }

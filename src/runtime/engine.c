@@ -73,6 +73,7 @@ upg_status upg_engine_run(upg_model *model, uint32_t n_rows, const upg_kv_layout
         .kv_layout = layout,
         .cancel = cancel,
         .op_ns = model->op_ns,
+        .fast = model->fast,
     };
     upg_status st;
 

@@ -51,6 +51,7 @@ struct upg_model {
     upg_backend      *backend;
     upg_batch_row    *rows;  /* [max_rows] */
     uint64_t         *op_ns; /* NULL, or where the next run says when its ops ended; borrowed */
+    bool              fast;  /* the next run may take weights of 8 bits (upg_batch.fast) */
     upg_sampler_space space;
 };
 

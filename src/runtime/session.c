@@ -130,6 +130,7 @@ upg_status upg_session_make(upg_model *model, const upg_session_settings *settin
     UPG_TRY(create(model, &layout, context, settings->draft, session, err));
     (*session)->keep_logits = settings->keep_logits;
     (*session)->shift_when_full = settings->shift_when_full;
+    (*session)->fast_prompts = settings->fast_prompts;
 out:
     return st;
 }
@@ -150,6 +151,7 @@ upg_status upg_session_branch(const upg_session *parent, uint32_t n_tokens, upg_
     UPG_TRY(upg_sampler_set(&s->sampler, &parent->sampler.settings, vocab, err));
     s->keep_logits = parent->keep_logits;
     s->shift_when_full = parent->shift_when_full;
+    s->fast_prompts = parent->fast_prompts;
     s->dropped = parent->dropped;
     s->length = n_tokens;
     s->computed = parent->computed < n_tokens ? parent->computed : n_tokens;

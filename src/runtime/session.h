@@ -35,7 +35,7 @@ struct upg_session {
     uint32_t     context, length, computed;
     uint64_t     dropped; /* tokens that shifts have removed: with length the draw's position */
     float       *logits;  /* f32 [vocab] */
-    bool         logits_valid, keep_logits, shift_when_full;
+    bool         logits_valid, keep_logits, shift_when_full, fast_prompts;
     uint64_t    *op_ns;      /* NULL, or [n_ops + 1]: for the pass of the running step */
     upg_error    last_error; /* of the last step that was not UPG_OK */
     atomic_bool  cancel;     /* set by anyone; relaxed: nothing else is passed with it */
@@ -46,7 +46,7 @@ struct upg_session {
 typedef struct upg_session_settings {
     uint32_t context; /* 0 = the model's */
     uint32_t draft;   /* tokens to guess at most, ≤ UPG_DRAFT_MAX */
-    bool     kv_int8, shift_when_full, keep_logits;
+    bool     kv_int8, shift_when_full, keep_logits, fast_prompts;
 } upg_session_settings;
 
 /** Bytes of a session with a full cache. Errors: E_ARG (a context larger than the model's). */

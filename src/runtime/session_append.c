@@ -51,14 +51,19 @@ static uint32_t fill_rows(upg_session *s, const upg_catch_up *goal)
     return n;
 }
 
-static upg_status run_chunk(upg_session *s, const upg_catch_up *goal, upg_error *err)
+/* More tokens than the stored bits serve as fast (the cpu backend's CPU_BITS_ROWS). */
+enum { FAST_FROM_TOKENS = 33 };
+
+static upg_status run_chunk(upg_session *s, const upg_catch_up *goal, bool fast, upg_error *err)
 {
     uint32_t   n;
     upg_status st;
 
     upg_engine_lock(s->model);
     n = fill_rows(s, goal);
+    s->model->fast = fast;
     st = upg_engine_run(s->model, n, &s->cache.layout, &s->cancel, err);
+    s->model->fast = false;
     upg_engine_unlock(s->model);
     if (st == UPG_OK)
         s->computed += n;
@@ -68,13 +73,15 @@ static upg_status run_chunk(upg_session *s, const upg_catch_up *goal, upg_error 
 upg_status upg_session_catch_up(upg_session *s, const upg_catch_up *goal, upg_error *err)
 {
     upg_status st = UPG_OK;
+    bool       fast;
 
     set_mode(s, goal->mode_length);
     if (goal->last && s->computed >= goal->end)
         s->computed = goal->end - 1;
+    fast = s->fast_prompts && s->computed + FAST_FROM_TOKENS <= goal->end;
     UPG_TRY(upg_kv_cache_reserve(&s->cache, s->computed, goal->end, err));
     while (s->computed < goal->end) {
-        st = run_chunk(s, goal, err);
+        st = run_chunk(s, goal, fast, err);
         if (st == UPG_E_CANCELLED)
             (void)upg_session_take_cancel(s);
         UPG_TRY(st);

@@ -5,6 +5,8 @@
 #include <math.h>
 
 #include "base/alloc.h"
+#include "base/cpu.h"
+#include "kernels/kernels.h"
 
 enum { CONTEXT = 256, ORIGINAL = 96, MAX_TOKENS = CONTEXT };
 
@@ -460,6 +462,49 @@ static void draw_some(upg_model *model, uint64_t seed, upg_token *tokens)
     upg_session_close(session);
 }
 
+/* ---- fast prompts -----------------------------------------------------------------------------
+ */
+
+/* Largest difference of the last logits after n tokens, in units of their range. */
+static double fast_difference(upg_model *model, uint32_t n)
+{
+    upg_session_options fast = keep;
+    upg_session        *a = make_session(model, &keep), *b;
+    text                t = some_text(model, n);
+    double              low = INFINITY, high = -INFINITY, worst = 0;
+
+    fast.fast_prompts = true;
+    b = make_session(model, &fast);
+    MUST(upg_prefill(a, t.tokens, n, NULL, err));
+    MUST(upg_prefill(b, t.tokens, n, NULL, err));
+    for (uint32_t i = 0; i < vocab_of(model); i++) {
+        double exact = (double)logits_of(a)[i], d = fabs((double)logits_of(b)[i] - exact);
+
+        low = fmin(low, exact);
+        high = fmax(high, exact);
+        worst = d <= worst ? worst : d; /* NaN counts */
+    }
+    upg_session_close(a);
+    upg_session_close(b);
+    return worst / (high - low);
+}
+
+/* 32 tokens at once are exact, more are near where the kernels gain by it. */
+static void test_fast_prompts(void **state)
+{
+    upg_model_options options = { .struct_size = sizeof options, .device = "cpu", .threads = 2 };
+    upg_model        *model;
+    upg_kernels       kernels;
+
+    (void)state;
+    upg_kernels_select(upg_cpu_flags(), &kernels);
+    MUST(upg_model_open_synthetic("phi4-micro", &options, &model, err));
+    assert_true(fast_difference(model, 32) == 0);
+    assert_true((fast_difference(model, 33) != 0) == kernels.fast_i8);
+    assert_true(fast_difference(model, 200) < 0.05);
+    upg_model_close(model);
+}
+
 static void test_same_seed_same_text(void **state)
 {
     test_model_shape shape = plain_shape();
@@ -581,6 +626,7 @@ int main(void)
         cmocka_unit_test(test_longrope_changes_factors),
         cmocka_unit_test(test_full_context),
         cmocka_unit_test(test_batches_change_nothing),
+        cmocka_unit_test(test_fast_prompts),
         cmocka_unit_test(test_same_seed_same_text),
         cmocka_unit_test(test_one_fails_others_go_on),
         cmocka_unit_test(test_decode_allocates_nothing),
