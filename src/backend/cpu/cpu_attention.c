@@ -299,15 +299,15 @@ static void prefetch_head(const attention *a, const cpu_group *group, uint32_t k
         __builtin_prefetch(memory + i, 0, 2);
 }
 
-/* Item: a group, a split and a run of KV heads, which lie side by side in every page: keys and
- * values are read front to back. */
+/* Item: a group, a run of KV heads, which lie side by side in every page, and a split: keys and
+ * values are read front to back, and shares of items are about shares of heads, as in run_merge. */
 static void run_split(void *context, size_t item, uint32_t index)
 {
     const attention *a = context;
     cpu_worker      *worker = &a->b->workers[index];
-    uint32_t         run = (uint32_t)(item % a->n_runs);
-    uint32_t         split = (uint32_t)(item / a->n_runs % a->n_splits), first, last;
-    const cpu_group *group = &a->b->groups[item / a->n_runs / a->n_splits];
+    uint32_t         split = (uint32_t)(item % a->n_splits), first, last;
+    uint32_t         run = (uint32_t)(item / a->n_splits % a->n_runs);
+    const cpu_group *group = &a->b->groups[item / a->n_splits / a->n_runs];
     uint32_t         begin = a->n_kv_heads * run / a->n_runs;
     uint32_t         end = a->n_kv_heads * (run + 1) / a->n_runs;
 
@@ -378,6 +378,6 @@ void upg_cpu_attention(cpu_backend *b, const upg_batch *batch, uint32_t layer, u
     a.n_splits = n_splits;
     a.n_runs = ITEMS_PER_THREAD * b->threads / (b->n_groups * n_splits) + 1;
     a.n_runs = a.n_runs < a.n_kv_heads ? a.n_runs : a.n_kv_heads;
-    upg_pool_run(b->pool, (size_t)b->n_groups * n_splits * a.n_runs, run_split, &a);
-    upg_pool_run(b->pool, (size_t)batch->n_rows * a.n_heads, run_merge, &a);
+    upg_cpu_run_shares(b, b->n_groups * n_splits * a.n_runs, run_split, &a);
+    upg_cpu_run_shares(b, batch->n_rows * a.n_heads, run_merge, &a);
 }

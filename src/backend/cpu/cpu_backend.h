@@ -147,6 +147,16 @@ upg_status upg_cpu_plan(cpu_backend *b, upg_error *err);
 /** Stores x f32 [width] as row `row` of a prepared slot; x is overwritten. */
 void upg_cpu_prepare_row(cpu_backend *b, uint16_t slot, uint32_t row, float *x);
 
+/* ---- cpu_shares.c ---------------------------------------------------------------------------- */
+
+/** Gives a thread the items begin … end − 1 of the next region. */
+void upg_cpu_give(cpu_backend *b, uint32_t thread, uint32_t begin, uint32_t end);
+/** Takes an item of share `own`, or of another's; false when none is left. */
+bool upg_cpu_take(cpu_backend *b, uint32_t own, uint32_t *item);
+/** As upg_pool_run, with equal shares. */
+void upg_cpu_run_shares(cpu_backend *b, uint32_t                                        n_items,
+                        void (*run)(void *context, size_t item, uint32_t worker), void *context);
+
 /* ---- cpu_product.c, cpu_tiles.c ---------------------------------------------------------------
  */
 

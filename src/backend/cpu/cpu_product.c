@@ -82,40 +82,13 @@ static void reach_gap(const product *p, uint32_t index, uint32_t worker)
         finish_all(p, piece, piece->gap, piece->row0, worker);
 }
 
-/* Takes the first or the last piece of what is left of a share; false when nothing is. */
-static bool take(cpu_share *share, bool first, uint32_t *index)
-{
-    /* Relaxed: the pool's barriers order the pieces' data. */
-    uint64_t left = atomic_load_explicit(&share->left, memory_order_relaxed), rest;
-
-    do {
-        uint32_t begin = (uint32_t)(left >> 32), end = (uint32_t)left;
-
-        if (begin == end)
-            return false;
-        *index = first ? begin : end - 1;
-        rest = first ? left + (UINT64_C(1) << 32) : left - 1;
-    } while (!atomic_compare_exchange_weak_explicit(&share->left, &left, rest, memory_order_relaxed,
-                                                    memory_order_relaxed));
-    return true;
-}
-
-static bool take_any(const product *p, size_t own, uint32_t *index)
-{
-    bool taken = take(&p->b->shares[own], true, index);
-
-    for (uint32_t t = 1; !taken && t < p->b->threads; t++)
-        taken = take(&p->b->shares[(own + t) % p->b->threads], false, index);
-    return taken;
-}
-
 /* Item: a share, then what others have left. Pieces that follow each other have no gap. */
 static void run_share(void *context, size_t item, uint32_t worker)
 {
     const product *p = context;
     uint32_t       index, next = UINT32_MAX; /* after the last piece done */
 
-    while (take_any(p, item, &index)) {
+    while (upg_cpu_take(p->b, (uint32_t)item, &index)) {
         const cpu_piece *piece = &p->plan->bits[index];
 
         if (index != next && next != UINT32_MAX)
@@ -137,9 +110,7 @@ static void product_few(const product *p)
 
     b->n_products++;
     for (uint32_t t = 0; t < b->threads; t++)
-        atomic_store_explicit(&b->shares[t].left,
-                              (uint64_t)p->plan->shares[t] << 32 | p->plan->shares[t + 1],
-                              memory_order_relaxed);
+        upg_cpu_give(b, t, p->plan->shares[t], p->plan->shares[t + 1]);
     upg_pool_run(b->pool, b->threads, run_share, (void *)p);
 }
 
