@@ -13,6 +13,7 @@
 enum {
     MAX_PARTS = 8,          /* rows whose bits a window reaches: 16 bits at 2 a row */
     ENTRIES = 32,           /* values of one row's bits */
+    AHEAD = 6,              /* groups that are fetched before they are decoded */
     EARLIER = MAX_PARTS * 5 /* binary rows before a chunk's first window that an index may name */
 };
 
@@ -122,6 +123,18 @@ static void decode_chunk(const upg_code *code, const lookups *l, uint32_t row0, 
     }
 }
 
+/* The words of a group AHEAD groups on: each block of 64 rows has them elsewhere. */
+static void prefetch_words(const upg_band *band, uint32_t n_cols, uint32_t group, uint32_t first,
+                           uint32_t last)
+{
+    enum { WORDS = 64 / sizeof(uint32_t) };
+
+    for (uint32_t row = first / WORDS * WORDS; row <= last; row += WORDS)
+        _mm_prefetch(
+            (const char *)(band->bits + upg_word_index(band->n_binary, n_cols, row, group)),
+            _MM_HINT_T0);
+}
+
 void upg_decode_i8_avx512(const upg_band *band, uint32_t n_cols, uint32_t group, uint32_t n_groups,
                           uint32_t row0, uint32_t n_rows, uint8_t *v, size_t stride)
 {
@@ -139,6 +152,8 @@ void upg_decode_i8_avx512(const upg_band *band, uint32_t n_cols, uint32_t group,
         uint32_t last = (uint32_t)upg_code_newest(code, row0 + n - 1);
 
         for (uint32_t g = 0; g < n_groups; g++) {
+            if (g + AHEAD < n_groups)
+                prefetch_words(band, n_cols, group + g + AHEAD, first, last);
             upg_gather_words(band, n_cols, group + g, first, last - first + 1, words + EARLIER);
             decode_chunk(code, &l, row0, n, words + EARLIER + (newest - first), multiplier,
                          v + (size_t)g * UPG_GROUP_COLUMNS, stride);
