@@ -25,6 +25,6 @@ wait tok/s
 wait > 
 key d
 END
-on_terminal script upg chat data/phi4-micro --device ref --temp 1 --seed 2
+on_terminal script upg chat data/phi4-micro --device ref --temp 1 --seed 2 -n 250
 printf 'wait > \nkey c\n' >script
 on_terminal script upg chat data/phi4-micro
