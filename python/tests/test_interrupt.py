@@ -25,6 +25,14 @@ class Proxy:
         return self.function if name == self.name else getattr(self.lib, name)
 
 
+@pytest.fixture(autouse=True)
+def python_handles_interrupts():
+    """A shell starts background jobs with SIGINT ignored, and Python then leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
