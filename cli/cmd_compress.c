@@ -146,6 +146,21 @@ static int print_table(const cli_command *command, const char *path, const char 
     return cli_finish_output();
 }
 
+/* Says where compression goes without the default text, which costs quality. */
+static void note_calibration(const cli_command *command, const compress_args *args,
+                             const upg_compress *job)
+{
+    json_t *plan;
+
+    if (args->no_calibration || args->quiet)
+        return;
+    plan = json_loads(upg_compress_plan(job), 0, NULL);
+    if (json_integer_value(json_object_get(plan, "calibration_windows")) == 0)
+        cli_note(command, "no calibration, since the checkpoint has no tokenizer.json: weights are "
+                          "rounded to nearest, which costs quality");
+    json_decref(plan);
+}
+
 static upg_status work(upg_compress *job, upg_error *err)
 {
     upg_status st;
@@ -206,6 +221,8 @@ static int run(const cli_command *command, int argc, char **argv)
     how.overwrite = args.force;
     how.hooks = cli_progress_hooks(&progress);
     st = upg_compress_open(parsed.operands[0], args.output, &how, &job, &err);
+    if (st == UPG_OK)
+        note_calibration(command, &args, job);
     if (st == UPG_OK && !args.plan_only)
         st = work(job, &err);
     cli_progress_close(&progress);

@@ -55,8 +55,8 @@ upg_status upg_token_windows_make(const upg_weights *weights, upg_span text, uin
     if (weights->tokenizer_json.size == 0)
         return upg_fail(
             err, UPG_E_UNSUPPORTED,
-            "the checkpoint has no tokenizer.json: without it text cannot be used, only "
-            "compression without calibration is possible");
+            "the checkpoint has no tokenizer.json: without it text cannot be used; add the "
+            "file, or compress without calibration");
     windows->window = window < weights->config.context ? window : weights->config.context;
     UPG_TRY(tokenize_text(weights, text, &tokens, &n, err));
     UPG_TRY(check_tokens(weights, tokens, n, windows->window, err));

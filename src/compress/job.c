@@ -332,6 +332,14 @@ static upg_status check_tokenizer(const upg_weights *weights, upg_error *err)
     return st;
 }
 
+/* A text that was asked for must be used; one that nobody named is left out where the model has no
+ * tokenizer to read it with. */
+static bool wants_calibration(const upg_job *job)
+{
+    return job->settings.calibration.size > 0 &&
+           (job->settings.calibration_name != NULL || job->weights->tokenizer_json.size > 0);
+}
+
 upg_status upg_job_open(const char *checkpoint, const char *output,
                         const upg_job_settings *settings, upg_job **out, upg_error *err)
 {
@@ -357,7 +365,7 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     UPG_TRY(upg_weights_open(checkpoint, &job->weights, err));
     UPG_TRY(check_input(job->weights, err));
     UPG_TRY(check_tokenizer(job->weights, err));
-    if (settings->calibration.size > 0) {
+    if (wants_calibration(job)) {
         st = upg_token_windows_make(job->weights, settings->calibration, UPG_CALIBRATION_WINDOW,
                                     UPG_CALIBRATION_WINDOWS, &job->calibration, err);
         if (st != UPG_OK) {
@@ -370,7 +378,7 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     UPG_TRY(make_plan(job, err));
     UPG_TRY(check_memory(job, &peak, err));
     UPG_TRY(upg_job_report_plan(&job->plan, &job->size, peak, job->weights->source_bytes,
-                                &job->plan_json, err));
+                                job->calibration.n_windows, &job->plan_json, err));
 out:
     if (st != UPG_OK) {
         upg_job_close(job);

@@ -25,7 +25,8 @@ typedef struct upg_job_settings {
     bool     overwrite;
     upg_span calibration;         /* UTF-8 text, borrowed until the job is closed; empty = round to
                                    * nearest, without error feedback */
-    const char *calibration_name; /* of its file, for messages; NULL = none */
+    const char *calibration_name; /* of its file, for messages; NULL = no file: the text is left out
+                                   * where the model has no tokenizer */
     bool        independent; /* moments of the unquantised model alone, so that no layer waits for
                               * another; costs some quality */
     bool                 without_outliers; /* all weights stay in the code */

@@ -67,8 +67,8 @@ static double ratio(double numerator, double denominator)
 }
 
 upg_status upg_job_report_plan(const upg_plan *plan, const upg_container_size *size,
-                               uint64_t peak_memory, uint64_t source_bytes, upg_buffer *json,
-                               upg_error *err)
+                               uint64_t peak_memory, uint64_t source_bytes, uint32_t n_windows,
+                               upg_buffer *json, upg_error *err)
 {
     json_t *matrices = json_array();
 
@@ -80,13 +80,13 @@ upg_status upg_job_report_plan(const upg_plan *plan, const upg_container_size *s
         u += n;
     }
     return dump(
-        json_pack("{s:I,s:I,s:I,s:f,s:f,s:I,s:f,s:o}", "parameters", (json_int_t)size->parameters,
-                  "weight_bytes", (json_int_t)size->weight_bytes, "predicted_file_bytes",
-                  (json_int_t)size->file_bytes, "predicted_ratio_fp32",
+        json_pack("{s:I,s:I,s:I,s:f,s:f,s:I,s:i,s:f,s:o}", "parameters",
+                  (json_int_t)size->parameters, "weight_bytes", (json_int_t)size->weight_bytes,
+                  "predicted_file_bytes", (json_int_t)size->file_bytes, "predicted_ratio_fp32",
                   ratio(4.0 * (double)size->parameters, (double)size->file_bytes),
                   "predicted_ratio_source", ratio((double)source_bytes, (double)size->file_bytes),
-                  "memory_bytes", (json_int_t)peak_memory, "predicted_kl", plan->predicted_kl,
-                  "matrices", matrices),
+                  "memory_bytes", (json_int_t)peak_memory, "calibration_windows", (int)n_windows,
+                  "predicted_kl", plan->predicted_kl, "matrices", matrices),
         json, err);
 }
 

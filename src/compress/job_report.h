@@ -35,11 +35,11 @@ typedef struct upg_job_recipe {
 
 void upg_job_summary_add(upg_job_summary *summary, upg_role role, double error2, double energy2);
 
-/** {"size": …, "memory": …, "predicted_kl": …, "matrices": [{name, rows, cols, bands: […]}]}; what
+/** {"size": …, "memory": …, "calibration_windows": 0 = none, "predicted_kl": …, "matrices": [{name, rows, cols, bands: […]}]}; what
  * is predicted has "predicted" in its name. Errors: E_NOMEM. */
 upg_status upg_job_report_plan(const upg_plan *plan, const upg_container_size *size,
-                               uint64_t peak_memory, uint64_t source_bytes, upg_buffer *json,
-                               upg_error *err);
+                               uint64_t peak_memory, uint64_t source_bytes, uint32_t n_windows,
+                               upg_buffer *json, upg_error *err);
 /** The object for the manifest. No times, hosts or thread counts: equal work gives equal bytes. */
 upg_status upg_job_report_recipe(const upg_job_recipe *recipe, upg_buffer *json, upg_error *err);
 /** The report that goes into the file: relative errors, overall and by role, and the evaluation;

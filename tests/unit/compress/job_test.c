@@ -451,10 +451,25 @@ static void texts_that_cannot_be_used(void **state)
     (void)state;
     assert_int_equal(upg_job_open(tied, path, &settings, &job, &err), UPG_E_DATA);
     assert_int_equal(strncmp(err.message, "calibration: ", 13), 0);
-    settings.calibration = default_text(); /* a checkpoint without a tokenizer */
+    settings.calibration = default_text();
+    settings.calibration_name = "named"; /* for a checkpoint without a tokenizer */
     assert_int_equal(upg_job_open(small, path, &settings, &job, &err), UPG_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "tokenizer.json"));
     assert_int_equal(files_left(), 0);
+}
+
+static void default_text_is_left_out_without_a_tokenizer(void **state)
+{
+    upg_job_settings settings = { .calibration = default_text() };
+    upg_job         *job;
+    json_t          *plan;
+
+    (void)state;
+    OK(upg_job_open(small, path, &settings, &job, &err));
+    plan = json_loads(upg_job_plan_json(job), 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(plan, "calibration_windows")), 0);
+    json_decref(plan);
+    upg_job_close(job);
 }
 
 /* Writes two bytes over element `index` of a matrix of the checkpoint, for as long as `run` takes.
@@ -602,6 +617,7 @@ int main(void)
         EACH(the_file_is_the_model),
         EACH(the_recipe_is_in_the_file),
         EACH(texts_that_cannot_be_used),
+        EACH(default_text_is_left_out_without_a_tokenizer),
         EACH(bad_weights_are_named),
         EACH(evaluations_reach_the_file),
     };
