@@ -44,6 +44,9 @@ static void open_edit(cli_editor *editor)
     el_set(editor->edit, EL_CLIENTDATA, editor);
     el_set(editor->edit, EL_PROMPT, prompt_of);
     el_set(editor->edit, EL_EDITOR, "emacs");
+    /* Ctrl-D typed during an answer comes as NUL. libedit has its quoting key there, since the
+     * terminal's own is off, and would take the next key, say a second Ctrl-D, as text. */
+    el_set(editor->edit, EL_BIND, "^@", "ed-ignore", NULL);
     el_set(editor->edit, EL_SIGNAL, 0);
     if (editor->history) {
         history(editor->history, &event, H_SETSIZE, HISTORY_LINES);
