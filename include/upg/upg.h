@@ -339,8 +339,8 @@ typedef struct upg_compress_options {
     size_t struct_size;
     double bits_per_parameter; /* of all weight tensors with scales and padding; 0 = 3.2, and for
                                 * models over 1e9 parameters the file <= fp32 / 10 too */
-    const char *calibration; /* text file; NULL = the text that ships with upg, if the model has a
-                              * tokenizer; "" = none: round to nearest, faster and worse */
+    const char *calibration;   /* text file; NULL = the text that ships with upg, if the model has a
+                                * tokenizer; "" = none: round to nearest, faster and worse */
     uint32_t threads;
     uint64_t max_memory; /* resident bytes; 0 = 8 GiB */
     uint64_t seed;       /* same input, options and seed: same bytes */

@@ -27,8 +27,8 @@ typedef struct upg_job_settings {
                                    * nearest, without error feedback */
     const char *calibration_name; /* of its file, for messages; NULL = no file: the text is left out
                                    * where the model has no tokenizer */
-    bool        independent; /* moments of the unquantised model alone, so that no layer waits for
-                              * another; costs some quality */
+    bool independent; /* moments of the unquantised model alone, so that no layer waits for
+                       * another; costs some quality */
     bool                 without_outliers; /* all weights stay in the code */
     const upg_evaluator *evaluator;        /* NULL = the file is not run; outlives the job */
     upg_listener         listener;         /* its cancel flag outlives the job */

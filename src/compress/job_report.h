@@ -35,8 +35,8 @@ typedef struct upg_job_recipe {
 
 void upg_job_summary_add(upg_job_summary *summary, upg_role role, double error2, double energy2);
 
-/** {"size": …, "memory": …, "calibration_windows": 0 = none, "predicted_kl": …, "matrices": [{name, rows, cols, bands: […]}]}; what
- * is predicted has "predicted" in its name. Errors: E_NOMEM. */
+/** {"size": …, "memory": …, "calibration_windows": 0 = none, "predicted_kl": …, "matrices": [{name,
+ * rows, cols, bands: […]}]}; what is predicted has "predicted" in its name. Errors: E_NOMEM. */
 upg_status upg_job_report_plan(const upg_plan *plan, const upg_container_size *size,
                                uint64_t peak_memory, uint64_t source_bytes, uint32_t n_windows,
                                upg_buffer *json, upg_error *err);
