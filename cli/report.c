@@ -54,13 +54,21 @@ int cli_exit_code(upg_status status)
     return CLI_BUG;
 }
 
+static bool has_option(const cli_command *command, const char *name)
+{
+    for (const cli_option *o = command ? command->options : NULL; o && (o->name || o->table); o++)
+        if (o->name && strcmp(o->name, name) == 0)
+            return true;
+    return false;
+}
+
 int cli_report(const cli_command *command, upg_status status, const upg_error *err)
 {
     if (status == UPG_OK)
         return CLI_OK;
     print_name(command);
     fprintf(stderr, "%s\n", err->message[0] ? err->message : upg_status_text(status));
-    if (status == UPG_E_EXISTS)
+    if (status == UPG_E_EXISTS && has_option(command, "force"))
         fprintf(stderr, "Use --force to replace it.\n");
     return cli_exit_code(status);
 }

@@ -373,6 +373,25 @@ UPG_FN       upg_compress_run(upg_compress *job, upg_error *err);
 UPG_API void upg_compress_cancel(upg_compress *job);
 UPG_API void upg_compress_close(upg_compress *job);
 
+/* ---- checkpoint folders ---------------------------------------------------------------------- */
+typedef struct upg_synth_options {
+    size_t      struct_size;
+    const char *architecture;    /* "phi4", "phi4-nano", "phi4-micro": exactly that model's shape */
+    const char *config;          /* instead: a config.json of any supported architecture */
+    const char *tokenizer;       /* NULL, or a folder whose tokenizer files are copied */
+    uint32_t    layers;          /* 0 = the model's */
+    bool        heavy_tailed;    /* weights from Student's t with 4 degrees of freedom, one input
+                                  * column in 256 eight times as large; default: Gaussian */
+    uint64_t  seed, shard_bytes; /* most bytes of tensors in a file; 0 = 5e9, as transformers */
+    uint32_t  threads;           /* 0 = one per physical core */
+    upg_hooks hooks;
+} upg_synth_options;
+/** Writes a checkpoint folder with random bf16 weights, to try what a model of that shape takes. It
+ * appears only when complete; same options, same bytes. Errors: E_ARG (lists the architectures),
+ * E_EXISTS (unless it is an empty folder), E_NOSPACE (says what is needed), E_DATA (a tokenizer of
+ * another model), E_FORMAT, E_UNSUPPORTED, E_NOT_FOUND, E_IO, E_CANCELLED. */
+UPG_FN upg_synthesize(const char *folder, const upg_synth_options *options, upg_error *err);
+
 /** Reads the whole file against its chunk hashes. E_CORRUPT: *bad_offset is the first bad chunk's,
  * and the message names the tensor. */
 UPG_FN upg_verify(const char *path, uint32_t threads, const upg_hooks *hooks, uint64_t *bad_offset,

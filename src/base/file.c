@@ -282,6 +282,16 @@ static void sync_folder_of(const char *path)
     free(folder);
 }
 
+void upg_sync_folder_of(const char *path)
+{
+    sync_folder_of(path);
+}
+
+bool upg_file_injected_failure(void)
+{
+    return injected_failure();
+}
+
 upg_status upg_outfile_commit(upg_outfile *file, upg_error *err)
 {
     upg_status st = UPG_OK;

@@ -60,4 +60,9 @@ const char *upg_outfile_temporary(const upg_outfile *file);
  * `os_errno`, and every later one too. UINT64_MAX (the default) never fails. */
 void upg_file_fail_after(uint64_t successes, int os_errno);
 
+/* For other files of base/ that write: whether this system call has to fail (errno is then set),
+ * and making a rename to `path` durable. */
+bool upg_file_injected_failure(void);
+void upg_sync_folder_of(const char *path);
+
 #endif

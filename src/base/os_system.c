@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "base/system.h"
 
@@ -98,6 +99,52 @@ void upg_system_large_pages(void *memory, size_t bytes)
     (void)memory;
     (void)bytes;
 #endif
+}
+
+/* ---- disk ----------------------------------------------------------------------------------- */
+
+static atomic_uint_fast64_t most_free = UINT64_MAX;
+
+void upg_system_disk_cap(uint64_t available)
+{
+    atomic_store(&most_free, available);
+}
+
+/* Cuts the last part off a path: "a/b/" ─► "a", "a" ─► ".". */
+static void parent_of(char *path)
+{
+    size_t size = strlen(path);
+
+    while (size > 1 && path[size - 1] == '/')
+        size--;
+    while (size > 0 && path[size - 1] != '/')
+        size--;
+    while (size > 1 && path[size - 1] == '/')
+        size--;
+    if (size == 0)
+        path[size++] = '.';
+    path[size] = '\0';
+}
+
+bool upg_system_disk(const char *path, uint64_t *available)
+{
+    char           folder[4096];
+    struct statvfs info;
+    uint64_t       most = atomic_load(&most_free);
+
+    *available = 0;
+    if (path[0] == '\0' || strlen(path) >= sizeof folder)
+        return false;
+    memcpy(folder, path, strlen(path) + 1);
+    if (statvfs(folder, &info) != 0) {
+        parent_of(folder);
+        if (statvfs(folder, &info) != 0)
+            return false;
+    }
+    *available = (uint64_t)info.f_bavail * info.f_frsize;
+    if (*available > most)
+        *available = most;
+    return true;
 }
 
 /* ---- graphics ------------------------------------------------------------------------------- */
