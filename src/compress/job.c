@@ -38,6 +38,7 @@ struct upg_job {
     upg_plan           plan;
     upg_container_plan file_plan;
     upg_container_size size;
+    uint64_t           peak_memory;
     upg_token_windows  calibration;
     upg_buffer         options_json, plan_json, result_json;
     upg_job_summary    summary;
@@ -259,9 +260,9 @@ static upg_status make_plan(upg_job *job, upg_error *err)
     UPG_TRY(plan_matrices(job, err));
     UPG_TRY(upg_container_plan_size(&job->file_plan, &least, err));
     UPG_TRY(code_budget(job, &least, &budget, err));
-    if (job->calibration.n_windows > 0)
+    if (job->calibration.n_windows > 0 && !job->settings.quick)
         UPG_TRY(measure_plan(job, err));
-    if (!job->settings.without_outliers)
+    if (!job->settings.without_outliers && !job->settings.quick)
         UPG_TRY(find_outliers(job, err));
     /* the names of outliers may cost the header one more page */
     UPG_TRY(upg_plan_fill_either(&job->plan, budget, UPG_ALIGN_DATA, err));
@@ -377,6 +378,7 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     }
     UPG_TRY(make_plan(job, err));
     UPG_TRY(check_memory(job, &peak, err));
+    job->peak_memory = peak;
     UPG_TRY(upg_job_report_plan(&job->plan, &job->size, peak, job->weights->source_bytes,
                                 job->calibration.n_windows, &job->plan_json, err));
 out:
@@ -582,6 +584,34 @@ const char *upg_job_plan_json(const upg_job *job)
 const char *upg_job_result_json(const upg_job *job)
 {
     return job->succeeded ? job->result_json.data : NULL;
+}
+
+const upg_container_size *upg_job_size(const upg_job *job)
+{
+    return &job->size;
+}
+
+uint64_t upg_job_memory(const upg_job *job)
+{
+    return job->peak_memory;
+}
+
+const upg_weights *upg_job_weights(const upg_job *job)
+{
+    return job->weights;
+}
+
+const upg_plan *upg_job_plan(const upg_job *job)
+{
+    return &job->plan;
+}
+
+void upg_job_windows(const upg_job *job, uint32_t *n_windows, uint32_t *window,
+                     uint32_t *used_to_plan)
+{
+    *n_windows = job->calibration.n_windows;
+    *window = job->calibration.window;
+    *used_to_plan = plan_windows(job);
 }
 
 void upg_job_close(upg_job *job)
