@@ -96,6 +96,17 @@ void upg_map_close(upg_map *map)
     *map = (upg_map) { 0 };
 }
 
+void upg_map_forget(const void *memory, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)memory + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)memory + bytes) / page * page;
+
+    /* of anonymous memory the same call would drop the content */
+    if (begin < end && upg_map_guard_covers(memory, bytes))
+        (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 upg_status upg_map_check(const upg_map *map, upg_error *err)
 {
     uint64_t lost = upg_map_guard_lost(map->guard);
@@ -211,6 +222,17 @@ out:
         file = NULL;
     }
     *out = file;
+    return st;
+}
+
+upg_status upg_outfile_create_scratch(const char *path, upg_outfile **out, upg_error *err)
+{
+    upg_status st = upg_outfile_create(path, true, out, err);
+
+    if (st == UPG_OK) {
+        (void)unlink((*out)->temporary);
+        (*out)->created = false;
+    }
     return st;
 }
 

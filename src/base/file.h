@@ -28,6 +28,9 @@ void       upg_map_close(upg_map *map);
 /** Whether the file still has all that was read through the map; asked after reading, it is never
  * wrong. Errors: E_IO with the offset (the path is not in the message). */
 upg_status upg_map_check(const upg_map *map, upg_error *err);
+/** Lets go of the pages between, which count as this process's memory since they were read; reading
+ * them again is possible and brings them back. Memory that is no map of this file is left alone. */
+void upg_map_forget(const void *memory, size_t bytes);
 
 /** Reads a whole file into `text` (replaced). Errors: as upg_map_open; E_BUDGET above its max. */
 upg_status upg_file_read(const char *path, upg_buffer *text, upg_error *err);
@@ -40,6 +43,9 @@ typedef struct upg_outfile upg_outfile;
 /** Creates PATH's temporary. Errors: E_EXISTS when PATH is there and !overwrite, E_IO, E_NOSPACE.
  */
 upg_status upg_outfile_create(const char *path, bool overwrite, upg_outfile **file, upg_error *err);
+/** Creates a file beside PATH that has no name, so that nothing of it can remain; it cannot be
+ * committed. Errors: E_IO, E_NOSPACE. */
+upg_status upg_outfile_create_scratch(const char *path, upg_outfile **file, upg_error *err);
 /** Writes at an absolute offset; order and gaps are free (gaps read as zeros). */
 upg_status upg_outfile_write_at(upg_outfile *file, uint64_t offset, const void *bytes, size_t size,
                                 upg_error *err);

@@ -8,6 +8,7 @@
 #ifndef UPG_BASE_MAP_GUARD_H
 #define UPG_BASE_MAP_GUARD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,6 +21,8 @@ upg_status upg_map_guard_install(upg_error *err);
 uint32_t upg_map_guard_add(const void *base, size_t size);
 /** Forgets it, before it is unmapped; 0 is fine. */
 void upg_map_guard_remove(uint32_t guard);
+/** Whether all of this memory lies in one remembered mapping. */
+bool upg_map_guard_covers(const void *memory, size_t bytes);
 /** Offset of the first page that was lost, UINT64_MAX when none was. 0 is fine. */
 uint64_t upg_map_guard_lost(uint32_t guard);
 

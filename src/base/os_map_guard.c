@@ -68,6 +68,14 @@ static slot *find_slot(uintptr_t address)
     return NULL;
 }
 
+bool upg_map_guard_covers(const void *memory, size_t bytes)
+{
+    slot *s = find_slot((uintptr_t)memory);
+
+    return s != NULL && bytes <= s->size - ((uintptr_t)memory -
+                                            atomic_load_explicit(&s->base, memory_order_relaxed));
+}
+
 /* Puts zeros in the place of all from the lost page to the end. */
 static bool replace(slot *s, uintptr_t address)
 {

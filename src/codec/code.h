@@ -22,6 +22,7 @@
 #include "base/error.h"
 
 enum { UPG_CODE_MIN_LENGTH = 8, UPG_CODE_MAX_LENGTH = 16, UPG_CODE_DEFAULT_LENGTH = 12 };
+enum { UPG_CODE_MAX_RATE2 = 10 };
 
 typedef struct upg_code {
     uint8_t rate2;                     /* twice the rate in bits: 4, 5, 6, 7, 8, 10 */

@@ -238,16 +238,28 @@ static void finish_scales(encoder *e)
 uint64_t upg_encode_memory(const upg_plan_unit *units, uint32_t n_units, uint32_t threads)
 {
     const upg_matrix *m = units[0].matrix;
-    uint64_t bytes = (uint64_t)m->n_rows * CHUNK_COLUMNS * (sizeof(float) + sizeof(uint16_t));
+    uint64_t          n_rows = m->n_rows, chunk = min_u32(CHUNK_COLUMNS, m->n_cols);
+    uint64_t          bytes = upg_dense_bytes(m) + upg_encoded_memory(units, n_units);
 
-    bytes += (uint64_t)m->n_rows * (sizeof(row_sums) + sizeof(float) + sizeof(uint16_t));
+    bytes += n_rows * (chunk * sizeof(float) + CHUNK_COLUMNS * sizeof(uint16_t));
+    bytes += n_rows * (sizeof(row_sums) + sizeof(double) + sizeof(float));
+    bytes += m->n_cols * sizeof(float);
     bytes += (uint64_t)threads * ROWS_PER_ITEM * CHUNK_COLUMNS * sizeof(float);
-    for (uint32_t u = 0; u < n_units; u++) {
-        const upg_code *code = units[u].code;
+    for (uint32_t u = 0; u < n_units; u++)
+        bytes += threads * upg_viterbi_memory(units[u].code, units[u].n_rows);
+    return bytes;
+}
 
-        bytes += sizeof(uint32_t) * upg_plan_unit_words(&units[u]);
-        /* one byte of back-pointer for each state and row */
-        bytes += (uint64_t)threads * units[u].n_rows << (code->length - code->k0);
+uint64_t upg_encoded_memory(const upg_plan_unit *units, uint32_t n_units)
+{
+    uint64_t bytes = (uint64_t)units[0].matrix->n_rows * sizeof(uint16_t);
+
+    for (uint32_t u = 0; u < n_units; u++) {
+        const upg_code *most = upg_code_find(UPG_CODE_MAX_RATE2, units[u].code->length);
+        upg_plan_unit   unit = units[u];
+
+        unit.code = most != NULL ? most : unit.code;
+        bytes += sizeof(uint32_t) * upg_plan_unit_words(&unit);
     }
     return bytes;
 }
@@ -332,6 +344,7 @@ upg_status upg_encode_matrix(const upg_encode_context *context, const upg_plan_u
     finish_scales(&e);
 out:
     deinit(&e);
+    upg_dense_forget(matrix);
     if (st != UPG_OK)
         upg_encoded_deinit(encoded);
     return st;

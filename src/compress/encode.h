@@ -24,10 +24,15 @@ typedef struct upg_encode_context {
     uint32_t           cpu_flags;
     uint64_t           seed;  /* of the rotation */
     upg_meter         *meter; /* counts weights */
+    const char
+        *spill_beside; /* NULL: states of windows in memory; else in files beside this path */
 } upg_encode_context;
 
-/** Bytes that encoding this matrix takes at most, code and scratch together. */
+/** Bytes that encoding this matrix takes at most, source, code and scratch together, when the units
+ * have their least rates or more. */
 uint64_t upg_encode_memory(const upg_plan_unit *units, uint32_t n_units, uint32_t threads);
+/** Bytes of an encoded matrix at the most that any rate makes them. */
+uint64_t upg_encoded_memory(const upg_plan_unit *units, uint32_t n_units);
 /** Encodes the matrix that `units` (all of its units, rows ascending) cover, less its outliers.
  * row_weights: NULL, or f32 [n_rows] > 0, how much each row's squared error counts. Errors: E_DATA
  * (NaN or infinite weights, rows too large for fp16 scales; by name), E_NOMEM, E_CANCELLED. The

@@ -250,3 +250,17 @@ out:
         upg_encoded_deinit(&matrices[m].encoded);
     return st;
 }
+
+uint64_t upg_feedback_memory(const upg_plan_unit *units, uint32_t n_units)
+{
+    uint64_t n_cols = units[0].matrix->n_cols, bytes = upg_encoded_memory(units, n_units);
+
+    for (uint32_t u = 0; u < n_units; u++) {
+        uint64_t n_rows = units[u].n_rows;
+
+        bytes += n_rows * ((n_cols + 2 * BLOCK_COLUMNS + 2) * sizeof(float) +
+                           UPG_GROUP_COLUMNS * sizeof(uint16_t));
+        bytes += upg_viterbi_memory(units[u].code, units[u].n_rows);
+    }
+    return bytes;
+}

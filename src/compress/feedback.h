@@ -23,5 +23,7 @@ typedef struct upg_feedback_matrix {
  * large for fp16), E_CANCELLED. */
 upg_status upg_feedback_encode(const upg_encode_context *context, const float *lower,
                                upg_feedback_matrix *matrices, uint32_t n_matrices, upg_error *err);
+/** Bytes that it takes at most for one matrix, beside its weights and L. */
+uint64_t upg_feedback_memory(const upg_plan_unit *units, uint32_t n_units);
 
 #endif

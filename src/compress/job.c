@@ -14,6 +14,7 @@
 #include "compress/calibrate.h"
 #include "compress/calibration_text.h"
 #include "compress/encode.h"
+#include "compress/job_memory.h"
 #include "compress/job_report.h"
 #include "compress/outlier_search.h"
 #include "compress/sensitivity.h"
@@ -38,10 +39,10 @@ struct upg_job {
     upg_plan           plan;
     upg_container_plan file_plan;
     upg_container_size size;
-    uint64_t           peak_memory;
     upg_token_windows  calibration;
     upg_buffer         options_json, plan_json, result_json;
     upg_job_summary    summary;
+    upg_memory_choice  plan_memory, encode_memory;
     bool               ran, succeeded;
 };
 
@@ -202,8 +203,9 @@ static upg_status measure_plan(upg_job *job, upg_error *err)
 
     UPG_TRY(tokens != NULL ? UPG_OK : UPG_E_NOMEM);
     upg_kernels_select(flags, &kernels);
-    UPG_TRY(upg_pool_create(threads_of(job), &pool, err));
+    UPG_TRY(upg_pool_create(job->plan_memory.threads, &pool, err));
     context.pool = pool;
+    context.spill_beside = job->plan_memory.spill ? job->output : NULL;
     upg_meter_start(&meter, &job->settings.listener, "plan", "tokens",
                     (uint64_t)n * job->calibration.window * job->weights->config.n_layers);
     UPG_TRY(upg_sensitivity_measure(&context, job->weights, tokens, n, job->calibration.window,
@@ -246,6 +248,25 @@ static upg_status write_recipe(upg_job *job, upg_error *err)
     return upg_job_report_recipe(&recipe, &job->options_json, err);
 }
 
+static upg_calibration calibration_of(const upg_job *job)
+{
+    return (upg_calibration) { job->calibration.tokens, job->calibration.n_windows,
+                               job->calibration.window, !job->settings.independent, 0 };
+}
+
+/* Refuses a memory limit that nothing fits, before anything of size is allocated. */
+static upg_status choose_memory(upg_job *job, upg_error *err)
+{
+    uint64_t limit = job->settings.max_memory != 0 ? job->settings.max_memory : DEFAULT_MEMORY;
+    uint64_t kept = (uint64_t)job->calibration.n_windows * job->calibration.window * 4;
+    upg_calibration calibration = calibration_of(job);
+
+    for (uint32_t i = 0; i < job->plan.n_candidates; i++)
+        kept += job->plan.candidates[i].bytes * 4; /* a value's column in memory is an u32 */
+    return upg_memory_choose(job->weights, &job->plan, &calibration, plan_windows(job), kept,
+                             threads_of(job), limit, &job->plan_memory, &job->encode_memory, err);
+}
+
 static upg_status make_plan(upg_job *job, upg_error *err)
 {
     upg_status         st;
@@ -260,41 +281,18 @@ static upg_status make_plan(upg_job *job, upg_error *err)
     UPG_TRY(plan_matrices(job, err));
     UPG_TRY(upg_container_plan_size(&job->file_plan, &least, err));
     UPG_TRY(code_budget(job, &least, &budget, err));
-    if (job->calibration.n_windows > 0 && !job->settings.quick)
+    UPG_TRY(choose_memory(job, err));
+    if (job->calibration.n_windows > 0)
         UPG_TRY(measure_plan(job, err));
-    if (!job->settings.without_outliers && !job->settings.quick)
+    if (!job->settings.without_outliers)
         UPG_TRY(find_outliers(job, err));
     /* the names of outliers may cost the header one more page */
     UPG_TRY(upg_plan_fill_either(&job->plan, budget, UPG_ALIGN_DATA, err));
     UPG_TRY(plan_matrices(job, err)); /* again, with the rates chosen */
     UPG_TRY(upg_container_plan_size(&job->file_plan, &job->size, err));
+    UPG_TRY(choose_memory(job, err)); /* again, with the outliers that are kept */
 out:
     return st;
-}
-
-/* Refuses a memory limit that the largest matrix does not fit, before the work begins. */
-static upg_status check_memory(const upg_job *job, uint64_t *peak, upg_error *err)
-{
-    uint64_t limit = job->settings.max_memory != 0 ? job->settings.max_memory : DEFAULT_MEMORY;
-    const upg_plan_unit *largest = &job->plan.units[0];
-
-    *peak = 0;
-    for (uint32_t u = 0; u < job->plan.n_units;) {
-        uint32_t n = upg_plan_units_of(&job->plan, u);
-        uint64_t need = upg_encode_memory(&job->plan.units[u], n, threads_of(job));
-
-        if (need > *peak) {
-            *peak = need;
-            largest = &job->plan.units[u];
-        }
-        u += n;
-    }
-    if (*peak > limit)
-        return upg_fail(err, UPG_E_BUDGET,
-                        "encoding \"%s\" takes %" PRIu64 " bytes of memory, %" PRIu64
-                        " are allowed: allow more, or use fewer than %u threads",
-                        largest->matrix->name, *peak, limit, threads_of(job));
-    return UPG_OK;
 }
 
 static upg_status check_input(const upg_weights *weights, upg_error *err)
@@ -341,11 +339,16 @@ static bool wants_calibration(const upg_job *job)
            (job->settings.calibration_name != NULL || job->weights->tokenizer_json.size > 0);
 }
 
+static uint64_t peak_memory(const upg_job *job)
+{
+    return job->plan_memory.bytes > job->encode_memory.bytes ? job->plan_memory.bytes
+                                                             : job->encode_memory.bytes;
+}
+
 upg_status upg_job_open(const char *checkpoint, const char *output,
                         const upg_job_settings *settings, upg_job **out, upg_error *err)
 {
     upg_status st;
-    uint64_t   peak = 0;
     upg_job   *job = upg_calloc(1, sizeof *job, err);
 
     *out = NULL;
@@ -377,10 +380,9 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
         }
     }
     UPG_TRY(make_plan(job, err));
-    UPG_TRY(check_memory(job, &peak, err));
-    job->peak_memory = peak;
-    UPG_TRY(upg_job_report_plan(&job->plan, &job->size, peak, job->weights->source_bytes,
-                                job->calibration.n_windows, &job->plan_json, err));
+    UPG_TRY(upg_job_report_plan(&job->plan, &job->size, peak_memory(job),
+                                job->weights->source_bytes, job->calibration.n_windows,
+                                &job->plan_json, err));
 out:
     if (st != UPG_OK) {
         upg_job_close(job);
@@ -497,13 +499,13 @@ static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer 
     upg_encoded_sink   sink = { put_matrix, &file };
     upg_encode_context context = { pool, &kernels, flags, job->settings.seed, &meter };
 
+    context.spill_beside = job->encode_memory.spill ? job->output : NULL;
     upg_kernels_select(flags, &kernels);
     for (uint32_t u = 0; u < job->plan.n_units; u++)
         total += (uint64_t)job->plan.units[u].n_rows * job->plan.units[u].matrix->n_cols;
     upg_meter_start(&meter, &job->settings.listener, "encode", "weights", total);
     if (job->calibration.n_windows > 0) {
-        upg_calibration calibration = { job->calibration.tokens, job->calibration.n_windows,
-                                        job->calibration.window, !job->settings.independent, 0 };
+        upg_calibration calibration = calibration_of(job);
 
         st = upg_calibrated_encode(&context, job->weights, &job->plan, &calibration, &sink, err);
     } else {
@@ -561,7 +563,7 @@ upg_status upg_job_run(upg_job *job, upg_error *err)
     if (job->ran)
         return upg_fail(err, UPG_E_STATE, "this compression ran already");
     job->ran = true;
-    UPG_TRY(upg_pool_create(threads_of(job), &pool, err));
+    UPG_TRY(upg_pool_create(job->encode_memory.threads, &pool, err));
     UPG_TRY(upg_container_writer_create(job->output, job->settings.overwrite, &job->file_plan,
                                         &writer, err));
     UPG_TRY(encode_all(job, pool, writer, err));
@@ -584,34 +586,6 @@ const char *upg_job_plan_json(const upg_job *job)
 const char *upg_job_result_json(const upg_job *job)
 {
     return job->succeeded ? job->result_json.data : NULL;
-}
-
-const upg_container_size *upg_job_size(const upg_job *job)
-{
-    return &job->size;
-}
-
-uint64_t upg_job_memory(const upg_job *job)
-{
-    return job->peak_memory;
-}
-
-const upg_weights *upg_job_weights(const upg_job *job)
-{
-    return job->weights;
-}
-
-const upg_plan *upg_job_plan(const upg_job *job)
-{
-    return &job->plan;
-}
-
-void upg_job_windows(const upg_job *job, uint32_t *n_windows, uint32_t *window,
-                     uint32_t *used_to_plan)
-{
-    *n_windows = job->calibration.n_windows;
-    *window = job->calibration.window;
-    *used_to_plan = plan_windows(job);
 }
 
 void upg_job_close(upg_job *job)

@@ -102,6 +102,19 @@ upg_status upg_layer_buffers_create(const upg_model_config *config, uint32_t n_t
     return st;
 }
 
+uint64_t upg_layer_buffers_memory(const upg_model_config *config, uint32_t n_tokens,
+                                  bool with_gradients)
+{
+    uint64_t q = (uint64_t)config->n_heads * config->head_dim;
+    uint64_t kv = (uint64_t)config->n_kv_heads * config->head_dim;
+    uint64_t hidden = config->hidden, ffn = config->ffn, n = n_tokens;
+    uint64_t vectors = 3 * hidden + 2 * q + 2 * kv + 3 * ffn + n + config->rope.rotary_dims;
+
+    if (with_gradients)
+        vectors += q + 2 * kv + 2 * hidden + 2 * ffn + n + (ffn > q ? ffn : q) + hidden;
+    return n * vectors * sizeof(float);
+}
+
 /* ---- products and norms --------------------------------------------------------------------- */
 
 void upg_product(uint32_t n, uint32_t rows, uint32_t cols, const float *x, const float *w, bool add,

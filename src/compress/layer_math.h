@@ -60,6 +60,9 @@ uint32_t        upg_layer_input_width(const upg_model_config *config, upg_layer_
 upg_status upg_layer_buffers_create(const upg_model_config *config, uint32_t n_tokens,
                                     bool with_gradients, upg_arena *arena,
                                     upg_layer_buffers *buffers, upg_error *err);
+/** Bytes of such buffers. */
+uint64_t upg_layer_buffers_memory(const upg_model_config *config, uint32_t n_tokens,
+                                  bool with_gradients);
 /** The forward pass in its parts; state f32 [n_tokens][hidden] is the residual stream.
  *   attention_input  input[ATTENTION] = rmsnorm(state)
  *   attention        input[O] = attention over q, k, v of input[ATTENTION]

@@ -40,6 +40,16 @@ upg_status upg_moments_init(upg_moments *moments, uint32_t width, bool with_mixe
     return UPG_OK;
 }
 
+uint64_t upg_moments_memory(uint32_t width, bool with_mixed)
+{
+    return (with_mixed ? 2 : 1) * (uint64_t)width * width * sizeof(float);
+}
+
+uint64_t upg_moments_factor_memory(uint32_t width)
+{
+    return (uint64_t)width * width * sizeof(double);
+}
+
 void upg_moments_deinit(upg_moments *moments)
 {
     upg_free(moments->sum);

@@ -22,6 +22,9 @@ typedef struct upg_moments {
 /** Zeroed sums. with_mixed: also room for Σ y xᵀ. Errors: E_NOMEM. */
 upg_status upg_moments_init(upg_moments *moments, uint32_t width, bool with_mixed, upg_error *err);
 void       upg_moments_deinit(upg_moments *moments);
+/** Bytes of the sums, and those that upg_moments_factor takes beside them for its time. */
+uint64_t upg_moments_memory(uint32_t width, bool with_mixed);
+uint64_t upg_moments_factor_memory(uint32_t width);
 /** Adds n vectors. x f32 [n][width]; y NULL, or f32 [n][width] when there is room for Σ y xᵀ. */
 void upg_moments_add(upg_moments *moments, upg_pool *pool, const float *x, const float *y,
                      uint32_t n);

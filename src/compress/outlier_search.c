@@ -456,6 +456,7 @@ static upg_status find_one(upg_plan_unit *units, uint32_t n_units, upg_pool *poo
     if (!set_removed(&s, units, n_units, candidate->bytes))
         candidate->outliers = NULL;
 out:
+    upg_dense_forget(s.matrix);
     deinit(&s);
     return st;
 }

@@ -9,6 +9,7 @@
 #include "compress/dense_rows.h"
 #include "compress/layer_math.h"
 #include "compress/moments.h"
+#include "compress/state_store.h"
 
 enum { FACTOR_BLOCK = 1024 };
 
@@ -21,7 +22,7 @@ typedef struct probe {
     uint32_t                  n_windows, window, n_threads;
     upg_plan                 *plan;
     upg_arena                 arena;
-    float                    *states;   /* f32 [n_layers + 1][n_windows][window][hidden] */
+    upg_state_store           states;   /* slots [n_layers + 1][n_windows] of [window][hidden] */
     float                    *gradient; /* f32 [n_windows][window][hidden]: at the state at hand */
     double                   *sums;     /* f64 [n_windows][n_units] */
     float                   **row_energy; /* [n_units]: f32 [unit rows], s_r² */
@@ -47,9 +48,10 @@ static size_t state_size(const probe *p)
     return (size_t)p->window * p->weights->config.hidden;
 }
 
-static float *state_of(const probe *p, uint32_t layer, uint32_t window)
+/* The state of a window before a layer; each worker has two buffers for what lies in a file. */
+static float *state_of(probe *p, uint32_t layer, uint32_t window, uint32_t worker)
 {
-    return p->states + ((size_t)layer * p->n_windows + window) * state_size(p);
+    return upg_state_get(&p->states, layer * p->n_windows + window, 2 * worker);
 }
 
 static float *input_of(const probe *p, uint32_t window)
@@ -193,9 +195,7 @@ static void load_row_item(void *context, size_t item, uint32_t worker)
     const upg_matrix  *matrix = upg_layer_matrix_of(layer, (upg_layer_matrix)item);
 
     (void)worker;
-    for (uint32_t r = 0; r < matrix->n_rows; r++)
-        upg_dense_row_part(matrix, r, 0, matrix->n_cols,
-                           p->memory[item] + (size_t)r * matrix->n_cols);
+    upg_dense_load(matrix, p->memory[item]);
 }
 
 static void load_layer(probe *p, uint32_t index)
@@ -214,11 +214,14 @@ static void load_layer(probe *p, uint32_t index)
 
 static void forward_window(void *context, size_t item, uint32_t worker)
 {
-    probe *p = context;
-    float *to = state_of(p, p->layer_index + 1, (uint32_t)item);
+    probe       *p = context;
+    uint32_t     slot = (p->layer_index + 1) * p->n_windows + (uint32_t)item;
+    const float *from = state_of(p, p->layer_index, (uint32_t)item, worker);
+    float       *to = upg_state_blank(&p->states, slot, 2 * worker + 1);
 
-    memcpy(to, state_of(p, p->layer_index, (uint32_t)item), state_size(p) * sizeof *to);
+    memcpy(to, from, state_size(p) * sizeof *to);
     upg_layer_forward(&p->layer, &p->buffers[item], to);
+    upg_state_put(&p->states, slot, to);
     if (worker == 0)
         upg_meter_tick(p->context->meter);
 }
@@ -226,11 +229,16 @@ static void forward_window(void *context, size_t item, uint32_t worker)
 /* Forward again, for the buffers, then backward. The state after the layer is used up. */
 static void backward_window(void *context, size_t item, uint32_t worker)
 {
-    probe *p = context;
+    probe       *p = context;
+    const float *from = state_of(p, p->layer_index, (uint32_t)item, worker);
+    float *to = upg_state_blank(&p->states, (p->layer_index + 1) * p->n_windows + (uint32_t)item,
+                                2 * worker + 1);
 
-    forward_window(context, item, worker);
-    upg_layer_backward(&p->layer, &p->buffers[item], state_of(p, p->layer_index, (uint32_t)item),
-                       p->gradient + item * state_size(p));
+    memcpy(to, from, state_size(p) * sizeof *to);
+    upg_layer_forward(&p->layer, &p->buffers[item], to);
+    if (worker == 0)
+        upg_meter_tick(p->context->meter);
+    upg_layer_backward(&p->layer, &p->buffers[item], from, p->gradient + item * state_size(p));
 }
 
 static void rotate_window(void *context, size_t item, uint32_t worker)
@@ -267,8 +275,8 @@ static void norm_window(void *context, size_t item, uint32_t worker)
     const upg_model_config *config = &p->weights->config;
     float                  *x = p->buffers[item].input[UPG_INPUT_ATTENTION];
 
-    (void)worker;
-    upg_rmsnorm_forward(p->window, config->hidden, state_of(p, config->n_layers, (uint32_t)item),
+    upg_rmsnorm_forward(p->window, config->hidden,
+                        state_of(p, config->n_layers, (uint32_t)item, worker),
                         p->weights->final_norm.values, config->norm_eps, x);
     rotate_input(p, x, input_of(p, (uint32_t)item));
 }
@@ -342,7 +350,7 @@ static void head_window(void *context, size_t item, uint32_t worker)
     }
     upg_product_backward(p->window, vocab, hidden, logits, p->head, false, b->narrow);
     memset(gradient, 0, state_size(p) * sizeof *gradient);
-    upg_rmsnorm_backward(p->window, hidden, state_of(p, config->n_layers, (uint32_t)item),
+    upg_rmsnorm_backward(p->window, hidden, state_of(p, config->n_layers, (uint32_t)item, worker),
                          p->weights->final_norm.values, config->norm_eps, b->narrow, gradient);
     if (worker == 0)
         upg_meter_tick(p->context->meter);
@@ -408,6 +416,7 @@ static upg_status measure_rows(probe *p, upg_error *err)
             if (!isfinite(energy[r])) /* its own words where a weight is not, the moments' else */
                 UPG_TRY(upg_matrix_check_finite(unit->matrix, err));
         }
+        upg_dense_forget(unit->matrix);
     }
 out:
     return st;
@@ -422,30 +431,72 @@ static float *floats(probe *p, size_t n, upg_status *st, upg_error *err)
     return memory;
 }
 
+/* Floats of the larger buffers. */
+typedef struct sizes {
+    size_t widest, state, scratch, head, layer[UPG_LAYER_MATRICES], n_slots;
+} sizes;
+
+static sizes sizes_of(const upg_weights *weights, uint32_t n_windows, uint32_t window)
+{
+    const upg_model_config *config = &weights->config;
+    size_t                  q_width = upg_layer_input_width(config, UPG_INPUT_O), outputs;
+    sizes                   s = { 0 };
+
+    s.widest = config->ffn > config->hidden ? config->ffn : config->hidden;
+    s.widest = q_width > s.widest ? q_width : s.widest;
+    outputs = config->vocab > s.widest ? config->vocab : s.widest;
+    s.state = (size_t)window * config->hidden;
+    s.n_slots = (size_t)(config->n_layers + 1) * n_windows;
+    s.scratch = window * outputs;
+    s.head = (size_t)config->vocab * config->hidden;
+    for (int m = 0; m < UPG_LAYER_MATRICES; m++) {
+        const upg_matrix *matrix = upg_layer_matrix_of(&weights->layers[0], m);
+
+        s.layer[m] = (size_t)matrix->n_rows * matrix->n_cols;
+    }
+    return s;
+}
+
+uint64_t upg_sensitivity_memory(const upg_weights *weights, uint32_t n_windows, uint32_t window,
+                                uint32_t threads, bool spill)
+{
+    sizes    s = sizes_of(weights, n_windows, window);
+    uint64_t n = (uint64_t)n_windows * window, t = threads, bytes;
+    uint64_t largest = upg_dense_bytes(&weights->embed), layer = 0;
+
+    bytes = n * (weights->config.hidden + s.widest + FACTOR_BLOCK);
+    bytes += t * ((uint64_t)window * window + s.scratch) + s.widest + s.head;
+    bytes += 3 * (uint64_t)FACTOR_BLOCK * FACTOR_BLOCK; /* sums in f32, factor in f64 */
+    for (int m = 0; m < UPG_LAYER_MATRICES; m++)
+        layer += s.layer[m];
+    bytes += layer;
+    for (uint32_t i = 0; i < upg_weights_matrix_count(weights); i++)
+        bytes += upg_weights_matrix(weights, i)->n_rows; /* row energies */
+    bytes = bytes * sizeof(float) +
+            n_windows * upg_layer_buffers_memory(&weights->config, window, true) +
+            upg_state_store_memory((uint32_t)s.n_slots, s.state, 2 * threads, spill);
+    return bytes > largest ? bytes : largest; /* rows are measured before anything is touched */
+}
+
 static upg_status allocate(probe *p, upg_error *err)
 {
     const upg_model_config *config = &p->weights->config;
     upg_status              st = UPG_OK;
     size_t                  n = (size_t)p->n_windows * p->window;
-    size_t                  q_width = upg_layer_input_width(config, UPG_INPUT_O);
-    size_t widest = config->ffn > config->hidden ? config->ffn : config->hidden, outputs;
+    sizes                   s = sizes_of(p->weights, p->n_windows, p->window);
 
-    widest = q_width > widest ? q_width : widest;
-    outputs = config->vocab > widest ? config->vocab : widest;
-    p->states = floats(p, (config->n_layers + 1) * n * config->hidden, &st, err);
+    UPG_TRY(upg_state_store_init(&p->states, (uint32_t)s.n_slots, s.state, 2 * p->n_threads,
+                                 p->context->spill_beside, err));
     p->gradient = floats(p, n * config->hidden, &st, err);
-    p->inputs = floats(p, n * widest, &st, err);
+    p->inputs = floats(p, n * s.widest, &st, err);
     p->block = floats(p, n * FACTOR_BLOCK, &st, err);
     p->gram = floats(p, (size_t)p->n_threads * p->window * p->window, &st, err);
-    p->scratch_size = p->window * outputs;
+    p->scratch_size = s.scratch;
     p->scratch = floats(p, p->n_threads * p->scratch_size, &st, err);
-    p->signs = floats(p, widest, &st, err);
-    p->head = floats(p, (size_t)config->vocab * config->hidden, &st, err);
-    for (int m = 0; m < UPG_LAYER_MATRICES; m++) {
-        const upg_matrix *matrix = upg_layer_matrix_of(&p->weights->layers[0], m);
-
-        p->memory[m] = floats(p, (size_t)matrix->n_rows * matrix->n_cols, &st, err);
-    }
+    p->signs = floats(p, s.widest, &st, err);
+    p->head = floats(p, s.head, &st, err);
+    for (int m = 0; m < UPG_LAYER_MATRICES; m++)
+        p->memory[m] = floats(p, s.layer[m], &st, err);
     p->sums =
         upg_arena_alloc(&p->arena, (size_t)p->n_windows * p->plan->n_units, sizeof *p->sums, err);
     p->row_energy = upg_arena_alloc(&p->arena, p->plan->n_units, sizeof *p->row_energy, err);
@@ -454,7 +505,23 @@ static upg_status allocate(probe *p, upg_error *err)
         return UPG_E_NOMEM;
     for (uint32_t w = 0; w < p->n_windows && st == UPG_OK; w++)
         st = upg_layer_buffers_create(config, p->window, true, &p->arena, &p->buffers[w], err);
+out:
     return st;
+}
+
+static void load_states(probe *p)
+{
+    uint32_t hidden = p->weights->config.hidden;
+
+    for (uint32_t w = 0; w < p->n_windows; w++) {
+        float *state = upg_state_blank(&p->states, w, 0);
+
+        for (uint32_t t = 0; t < p->window; t++)
+            upg_dense_row_part(&p->weights->embed, (uint32_t)p->tokens[(size_t)w * p->window + t],
+                               0, hidden, state + (size_t)t * hidden);
+        upg_state_put(&p->states, w, state);
+    }
+    upg_dense_forget(&p->weights->embed);
 }
 
 static upg_status run_head(probe *p, upg_error *err)
@@ -462,8 +529,7 @@ static upg_status run_head(probe *p, upg_error *err)
     const upg_matrix *head = &p->weights->head;
     upg_status        st;
 
-    for (uint32_t r = 0; r < head->n_rows; r++)
-        upg_dense_row_part(head, r, 0, head->n_cols, p->head + (size_t)r * head->n_cols);
+    upg_dense_load(head, p->head);
     begin_input(p, p->weights->config.hidden);
     upg_pool_run(p->context->pool, p->n_windows, norm_window, p);
     st = whiten_inputs(p, err);
@@ -507,9 +573,7 @@ upg_status upg_sensitivity_measure(const upg_encode_context *context, const upg_
     p.n_threads = upg_pool_size(context->pool);
     UPG_TRY(allocate(&p, err));
     UPG_TRY(measure_rows(&p, err));
-    for (size_t i = 0; i < (size_t)n_windows * window; i++)
-        upg_dense_row_part(&weights->embed, (uint32_t)tokens[i], 0, weights->config.hidden,
-                           p.states + i * weights->config.hidden);
+    load_states(&p);
     for (uint32_t l = 0; l < n_layers; l++) {
         load_layer(&p, l);
         upg_pool_run(context->pool, n_windows, forward_window, &p);
@@ -520,10 +584,12 @@ upg_status upg_sensitivity_measure(const upg_encode_context *context, const upg_
         upg_meter_add(context->meter, (uint64_t)n_windows * window);
         if (upg_meter_cancelled(context->meter))
             UPG_TRY(upg_fail(err, UPG_E_CANCELLED, "plan: cancelled"));
+        UPG_TRY(upg_state_store_check(&p.states, err));
     }
     upg_pool_run(context->pool, n_windows, embed_window, &p);
     UPG_TRY(set_sensitivities(&p, err));
 out:
+    upg_state_store_deinit(&p.states);
     upg_arena_deinit(&p.arena);
     upg_blas_end(blas);
     return st;

@@ -17,9 +17,13 @@
 
 /** Sets the sensitivity of every unit of the plan: predicted KL in nats per token at 3 bits.
  * tokens  i32 [n_windows][window]
- * Errors: E_NOMEM, E_DATA (activations or gradients are not finite), E_CANCELLED. */
+ * Errors: E_NOMEM, E_DATA (activations or gradients are not finite), E_CANCELLED; of the file E_IO,
+ * E_NOSPACE. */
 upg_status upg_sensitivity_measure(const upg_encode_context *context, const upg_weights *weights,
                                    const int32_t *tokens, uint32_t n_windows, uint32_t window,
                                    upg_plan *plan, upg_error *err);
+/** Bytes that it takes at most. */
+uint64_t upg_sensitivity_memory(const upg_weights *weights, uint32_t n_windows, uint32_t window,
+                                uint32_t threads, bool spill);
 
 #endif

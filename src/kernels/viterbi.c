@@ -54,6 +54,15 @@ static upg_viterbi_exact_step *choose_exact_step(uint32_t cpu_flags)
     return upg_viterbi_exact_step_scalar;
 }
 
+uint64_t upg_viterbi_memory(const upg_code *code, uint32_t max_rows)
+{
+    uint64_t states = max_states(code);
+    uint64_t bytes = sizeof(upg_viterbi) + ((uint64_t)1 << code->length) * (2 + sizeof(float));
+
+    bytes += 2 * (states * sizeof(float) + 64) + max_rows * states;
+    return bytes + (upg_viterbi_fast_fits(code) ? 2 * upg_viterbi_fast_memory(code, max_rows) : 0);
+}
+
 static upg_status allocate(upg_viterbi *v, upg_error *err)
 {
     size_t windows = (size_t)1 << v->code.length, states = max_states(&v->code);

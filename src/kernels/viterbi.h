@@ -38,5 +38,7 @@ double upg_viterbi_encode(upg_viterbi *viterbi, uint32_t n_rows, const float *ta
 /** The value table: i16 [1 << L], borrowed. */
 const int16_t *upg_viterbi_table(const upg_viterbi *viterbi);
 void           upg_viterbi_close(upg_viterbi *viterbi);
+/** Bytes that an encoder for this code takes, whatever its arithmetic. */
+uint64_t upg_viterbi_memory(const upg_code *code, uint32_t max_rows);
 
 #endif

@@ -211,6 +211,18 @@ static void size_ring(upg_viterbi_fast *f, uint32_t max_rows)
         f->ring_rows = max_rows + 2;
 }
 
+uint64_t upg_viterbi_fast_memory(const upg_code *code, uint32_t max_rows)
+{
+    upg_viterbi_fast f = { .code = *code };
+    uint64_t         rows;
+
+    size_ring(&f, max_rows);
+    rows = f.ring_rows;
+    /* middle parts of both row kinds have fewer than `stride` values each */
+    return sizeof f + rows * (f.stride * sizeof *f.ring + sizeof *f.targets) +
+           2 * f.stride * sizeof **f.middle;
+}
+
 static void choose_steps(uint32_t cpu_flags, upg_viterbi_fast *f)
 {
     f->step = upg_viterbi_fast_step_scalar;

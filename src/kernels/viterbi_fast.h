@@ -20,6 +20,8 @@ upg_status upg_viterbi_fast_create(const upg_code *code, const int16_t *table, u
  * that int16 metrics may miss the promised error: the caller takes another form. */
 bool upg_viterbi_fast_encode(upg_viterbi_fast *fast, uint32_t n_rows, const float *target,
                              uint16_t *windows);
-void upg_viterbi_fast_close(upg_viterbi_fast *fast);
+/** Bytes that one form takes. */
+uint64_t upg_viterbi_fast_memory(const upg_code *code, uint32_t max_rows);
+void     upg_viterbi_fast_close(upg_viterbi_fast *fast);
 
 #endif
