@@ -21,14 +21,14 @@ enum {
     GROUPS = COLUMNS / 32, /* of 32 columns */
     TILE_ROWS = 64,        /* as backend/cpu decodes */
     TILE_COLUMNS = 2048,
-    BATCH = 16
+    BATCH = 128 /* vectors of a prompt */
 };
 
 /* Bytes of one worker's scratch, each 64-byte aligned. */
 #define PREPARED_BYTES ((size_t)GROUPS * UPG_PREPARED_BYTES_PER_GROUP)
 #define TILE_BYTES     ((size_t)TILE_ROWS * (TILE_COLUMNS + 32) * sizeof(int16_t))
 #define INPUT_BYTES    ((size_t)BATCH * TILE_COLUMNS * sizeof(int16_t))
-#define OUTPUT_BYTES   ((size_t)COLUMNS * sizeof(float))
+#define OUTPUT_BYTES   ((size_t)BATCH * TILE_ROWS * sizeof(float))
 #define SCRATCH_BYTES  (PREPARED_BYTES + TILE_BYTES + INPUT_BYTES + 2 * OUTPUT_BYTES)
 
 typedef struct scratch {
@@ -107,6 +107,31 @@ static double run_gemm(const measured *m, const uint8_t *part, scratch *s)
     return (double)BATCH * TILE_ROWS * TILE_COLUMNS;
 }
 
+/* The place of the i16 tile and inputs, as bytes. */
+static double run_decode_i8(const measured *m, const uint8_t *part, scratch *s)
+{
+    upg_band band = m->band;
+    uint32_t tiles = band.n_rows / TILE_ROWS;
+
+    band.bits = (const uint32_t *)(const void *)part;
+    for (uint32_t t = 0; t < tiles; t++)
+        for (uint32_t g = 0; g < GROUPS; g += TILE_COLUMNS / 32)
+            m->kernels.decode_i8(&band, COLUMNS, g,
+                                 GROUPS - g < TILE_COLUMNS / 32 ? GROUPS - g : TILE_COLUMNS / 32,
+                                 t * TILE_ROWS, TILE_ROWS, (uint8_t *)s->tile, TILE_COLUMNS + 64);
+    return (double)(upg_band_words(band.n_binary, COLUMNS) * sizeof(uint32_t));
+}
+
+static double run_gemm_i8(const measured *m, const uint8_t *part, scratch *s)
+{
+    (void)part;
+    m->kernels.gemm_i8(BATCH, TILE_ROWS, TILE_COLUMNS, (const int8_t *)s->input, TILE_COLUMNS,
+                       (const uint8_t *)s->tile, TILE_COLUMNS + 64, (int32_t *)(void *)s->result,
+                       TILE_ROWS);
+    memset(s->result, 0, OUTPUT_BYTES);
+    return (double)BATCH * TILE_ROWS * TILE_COLUMNS;
+}
+
 static double run_hadamard(const measured *m, const uint8_t *part, scratch *s)
 {
     (void)part;
@@ -125,7 +150,9 @@ static const kernel_row rows[] = {
     { "bitdot", "code bits from memory", run_bitdot, false },
     { "decode_group", "code bits from memory, 3 bits to i16", run_decode, false },
     { "gemm_bf16", "bf16 weights from memory, one vector", run_bf16, false },
-    { "gemm_i16", "16 vectors by 64 decoded rows, from L2", run_gemm, true },
+    { "decode_i8", "code bits from memory, 3 bits to u8", run_decode_i8, false },
+    { "gemm_i16", "128 vectors by 64 decoded rows of i16, from L2", run_gemm, true },
+    { "gemm_i8", "128 vectors by 64 decoded rows of u8, from L2", run_gemm_i8, true },
     { "hadamard", "f32 in L1, rotated in place", run_hadamard, false },
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };

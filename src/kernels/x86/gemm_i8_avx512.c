@@ -2,8 +2,9 @@
  *
  * 24 accumulators of 16 partial sums; for each 64 columns 10 loads feed 24 VPDPBUSD, which issue
  * one a cycle on Zen 4: that bounds it. 6 vectors stay in L1 while the rows of v pass from L2. The
- * sums of 4 rows are added across lanes together. Loops are unrolled by pragma as in
- * gemm_i16_avx512.c. */
+ * sums of 4 rows are added across lanes together. Loads have no masks: those take turns with
+ * VPDPBUSD (.80 of the peak instead of .95). Loops are unrolled by pragma as in gemm_i16_avx512.c.
+ */
 #include <immintrin.h>
 
 #include "kernels/x86/codec_x86.h"
@@ -26,7 +27,7 @@ static inline __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d)
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-/* n_m vectors by n_rows rows, both constants. */
+/* n_m vectors by n_rows rows, both constants; n_cols % 64 = 0. */
 static inline __attribute__((always_inline)) void tile(const int n_m, const int n_rows,
                                                        size_t n_cols, const int8_t *x,
                                                        size_t x_stride, const uint8_t *v,
@@ -40,15 +41,14 @@ static inline __attribute__((always_inline)) void tile(const int n_m, const int 
         for (int r = 0; r < TILE_ROWS; r++)
             sum[i][r] = _mm512_setzero_si512();
     for (size_t j = 0; j < n_cols; j += 64) {
-        const __mmask64 columns = n_cols - j >= 64 ? ~(__mmask64)0 : 0xFFFFFFFF;
-        __m512i         b[TILE_ROWS];
+        __m512i b[TILE_ROWS];
 
 #pragma GCC unroll 8
         for (int r = 0; r < n_rows; r++)
-            b[r] = _mm512_maskz_loadu_epi8(columns, v + r * v_stride + j);
+            b[r] = _mm512_loadu_si512(v + r * v_stride + j);
 #pragma GCC unroll 8
         for (int i = 0; i < n_m; i++) {
-            __m512i a = _mm512_maskz_loadu_epi8(columns, x + i * x_stride + j);
+            __m512i a = _mm512_loadu_si512(x + i * x_stride + j);
 
 #pragma GCC unroll 8
             for (int r = 0; r < n_rows; r++)
@@ -78,15 +78,38 @@ static inline __attribute__((always_inline)) void panel(const int n_m, size_t ro
         tile(n_m, 1, n_cols, x, x_stride, v + r * v_stride, v_stride, y + r, y_stride);
 }
 
+/* 32 columns that are left; no width of the known models leaves any. */
+static void last_columns(size_t m, size_t rows, const int8_t *x, size_t x_stride, const uint8_t *v,
+                         size_t v_stride, int32_t *y, size_t y_stride)
+{
+    for (size_t i = 0; i < m; i++) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(x + i * x_stride));
+
+        for (size_t r = 0; r < rows; r++) {
+            __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(v + r * v_stride));
+            __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), b, a);
+
+            int32_t *out = &y[i * y_stride + r];
+
+            *out = (int32_t)((uint32_t)*out +
+                             (uint32_t)_mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum)));
+        }
+    }
+}
+
 void upg_gemm_i8_avx512(size_t m, size_t rows, size_t n_cols, const int8_t *x, size_t x_stride,
                         const uint8_t *v, size_t v_stride, int32_t *y, size_t y_stride)
 {
-    for (; m >= TILE_M; m -= TILE_M, x += TILE_M * x_stride, y += TILE_M * y_stride)
+    size_t whole = n_cols / 64 * 64;
+
+    if (whole < n_cols)
+        last_columns(m, rows, x + whole, x_stride, v + whole, v_stride, y, y_stride);
+    n_cols = whole;
+    /* 8 are twice 4, not 6 and 2: two vectors read v as often as six do. */
+    for (; m >= TILE_M && m != 8; m -= TILE_M, x += TILE_M * x_stride, y += TILE_M * y_stride)
         panel(TILE_M, rows, n_cols, x, x_stride, v, v_stride, y, y_stride);
-    if (m >= 4) {
+    for (; m >= 4; m -= 4, x += 4 * x_stride, y += 4 * y_stride)
         panel(4, rows, n_cols, x, x_stride, v, v_stride, y, y_stride);
-        m -= 4, x += 4 * x_stride, y += 4 * y_stride;
-    }
     if (m >= 2) {
         panel(2, rows, n_cols, x, x_stride, v, v_stride, y, y_stride);
         m -= 2, x += 2 * x_stride, y += 2 * y_stride;
