@@ -20,7 +20,7 @@ typedef struct bench_args {
     const char    *python;      /* the interpreter for the table; NULL = python3 */
     const char    *path;        /* of the model; NULL with `synthetic` */
     uint32_t       draft;
-    bool           kv_int8, fast_prompts, json;
+    bool           kv_int8, exact_prompts, json;
     cli_model_args model;
 } bench_args;
 
@@ -49,9 +49,10 @@ double bench_spread(const bench_series *series);
 
 /** Opens the file or makes the synthetic model, for `threads` threads (0 = the default). */
 upg_status bench_open(const bench_args *args, uint32_t threads, upg_model **model, upg_error *err);
-/** A session for `context` tokens that guesses up to `draft`, with what the arguments ask for. */
+/** A session for `context` tokens that guesses up to `draft`, with what the arguments ask for;
+ * `exact` goes for prompts. */
 upg_status bench_session(upg_model *model, const bench_args *args, uint32_t context, uint32_t draft,
-                         upg_session **session, upg_error *err);
+                         bool exact, upg_session **session, upg_error *err);
 /** cli_report, where a wrong --synthetic is the command line's fault. */
 int bench_report(const cli_command *command, const bench_args *args, upg_status status,
                  const upg_error *err);

@@ -4,7 +4,7 @@
  * disturbance meets both. A case is
  *
  *   tgN     N tokens decoded one by one behind a few tokens; tgN@dD: behind D tokens
- *   ppN     a prompt of N tokens; ppN@dD: behind D tokens
+ *   ppN     a prompt of N tokens; ppN@dD: behind D tokens; ppN-exact: without weights of 8 bits
  *   edit    an answer that is the prompt with changes, without guesses; edit+draftN: with them */
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,9 +15,11 @@
 #include "report.h"
 #include "signals.h"
 
+enum { FAST_FROM_TOKENS = 33 }; /* upg.h, upg_session_options.fast_prompts */
+
 typedef struct bench_case {
     char         name[48];
-    bool         prompt;
+    bool         prompt, exact;
     uint32_t     n, depth, threads;
     bench_series rate; /* tokens a second */
     double       token_bytes, token_macs;
@@ -36,7 +38,7 @@ typedef struct bench_run {
     const bench_list *depths;
     char              device[128];
     bool              host; /* the device reads the memory that was measured */
-    bench_case        cases[2 * BENCH_MAX_LIST * (BENCH_MAX_LIST + 1)];
+    bench_case        cases[3 * BENCH_MAX_LIST * (BENCH_MAX_LIST + 1)];
     uint32_t          n_cases;
     limits            limits[BENCH_MAX_LIST];
     uint32_t          n_limits;
@@ -65,6 +67,14 @@ static double bytes_of(const stage *s, const bench_case *c)
     if (c->prompt)
         return (double)s->info.token_bytes / rows;
     return (double)s->info.token_bytes + kv * (c->depth + c->n / 2.0);
+}
+
+/* The head is for the last token of a prompt alone. */
+static double macs_of(const stage *s, const bench_case *c)
+{
+    double head = (double)s->info.head_macs;
+
+    return (double)s->info.token_macs - (c->prompt ? head - head / c->n : 0);
 }
 
 /* Makes the session hold `depth` tokens, with logits for the last one. */
@@ -104,27 +114,46 @@ static void measure_limits(stage *s, bool with_int8)
         bench_add(&s->limits->int8, upg_probe_int8(s->probe));
 }
 
-static upg_status run_case(stage *s, bool prompt, uint32_t n, uint32_t depth, upg_error *err)
+static upg_status run_case(stage *s, bench_case what, upg_error *err)
 {
     bench_case *c = &s->run->cases[s->run->n_cases];
     char        behind[24] = "";
     double      rate;
     upg_status  st;
 
-    *c = (bench_case) { .prompt = prompt, .n = n, .depth = depth };
-    if (depth > 0)
-        snprintf(behind, sizeof behind, "@d%" PRIu32, depth);
-    snprintf(c->name, sizeof c->name, "%s%" PRIu32 "%s", prompt ? "pp" : "tg", n, behind);
+    *c = what;
+    if (c->depth > 0)
+        snprintf(behind, sizeof behind, "@d%" PRIu32, c->depth);
+    snprintf(c->name, sizeof c->name, "%s%" PRIu32 "%s%s", c->prompt ? "pp" : "tg", c->n, behind,
+             c->exact ? "-exact" : "");
     c->threads = s->limits->threads;
     c->token_bytes = bytes_of(s, c);
-    c->token_macs = (double)s->info.token_macs;
+    c->token_macs = macs_of(s, c);
     st = run_once(s, c, &rate, err); /* warms up */
     while (st == UPG_OK && c->rate.n < s->run->args->repetitions) {
-        measure_limits(s, prompt || s->run->args->prompt == 0);
+        measure_limits(s, c->prompt || s->run->args->prompt == 0);
         st = run_once(s, c, &rate, err);
         bench_add(&c->rate, rate);
     }
     s->run->n_cases += st == UPG_OK;
+    return st;
+}
+
+/* A prompt behind nothing by a session of its own, where exact products differ from what `run` and
+ * `chat` do. */
+static upg_status run_exact(stage *s, upg_error *err)
+{
+    upg_session *usual = s->session;
+    uint32_t     n = s->run->args->prompt;
+    upg_status   st = bench_session(s->model, s->run->args, n, 0, true, &s->session, err);
+
+    if (st == UPG_OK) {
+        cli_signals_watch_session(s->session);
+        st = run_case(s, (bench_case) { .prompt = true, .exact = true, .n = n }, err);
+        cli_signals_watch_session(usual);
+        upg_session_close(s->session);
+    }
+    s->session = usual;
     return st;
 }
 
@@ -181,7 +210,8 @@ static upg_status run_edit(stage *s, uint32_t draft, upg_error *err)
     upg_session *session = NULL;
     uint32_t     guessed = 0;
     double       rate;
-    upg_status   st = bench_session(s->model, s->run->args, 2 * EDIT_TOKENS, draft, &session, err);
+    upg_status   st =
+        bench_session(s->model, s->run->args, 2 * EDIT_TOKENS, draft, false, &session, err);
 
     *c = (bench_case) { .name = "edit", .n = EDIT_TOKENS, .depth = EDIT_TOKENS, .edit = true };
     if (draft > 0)
@@ -230,7 +260,7 @@ static upg_status make_session(stage *s, upg_error *err)
     s->tokens = bench_tokens(depth + after + EDIT_TOKENS, s->info.vocab_size);
     if (!s->tokens)
         return cli_error(err, UPG_E_NOMEM, "no memory for %" PRIu32 " tokens", depth + after);
-    return bench_session(s->model, a, depth + after, 0, &s->session, err);
+    return bench_session(s->model, a, depth + after, 0, false, &s->session, err);
 }
 
 static upg_status run_depths(stage *s, upg_error *err)
@@ -242,9 +272,12 @@ static upg_status run_depths(stage *s, upg_error *err)
         uint32_t depth = s->run->depths->items[i];
 
         if (a->decode > 0)
-            st = run_case(s, false, a->decode, depth, err);
+            st = run_case(s, (bench_case) { .n = a->decode, .depth = depth }, err);
         if (st == UPG_OK && a->prompt > 0)
-            st = run_case(s, true, a->prompt, depth, err);
+            st = run_case(s, (bench_case) { .prompt = true, .n = a->prompt, .depth = depth }, err);
+        if (st == UPG_OK && a->prompt >= FAST_FROM_TOKENS && depth == 0 && s->info.fast_prompts &&
+            !a->exact_prompts)
+            st = run_exact(s, err);
     }
     if (st == UPG_OK && a->draft > 0)
         st = run_edit(s, 0, err);

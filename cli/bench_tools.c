@@ -51,13 +51,13 @@ upg_status bench_open(const bench_args *args, uint32_t threads, upg_model **mode
 }
 
 upg_status bench_session(upg_model *model, const bench_args *args, uint32_t context, uint32_t draft,
-                         upg_session **session, upg_error *err)
+                         bool exact, upg_session **session, upg_error *err)
 {
     upg_session_options options = { .struct_size = sizeof options,
                                     .context_tokens = context,
                                     .draft_tokens = draft,
                                     .kv_int8 = args->kv_int8,
-                                    .fast_prompts = args->fast_prompts };
+                                    .fast_prompts = !exact && !args->exact_prompts };
     upg_model_info      info = { .struct_size = sizeof info };
     upg_status          st = upg_model_describe(model, &info, err);
 

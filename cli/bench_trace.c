@@ -149,7 +149,7 @@ static upg_status run_trace(const bench_args *args, uint32_t depth, trace *t, up
     if (st == UPG_OK)
         t->token_bytes = info.token_bytes;
     if (st == UPG_OK)
-        st = bench_session(model, args, depth + args->decode + 2, 0, &session, err);
+        st = bench_session(model, args, depth + args->decode + 2, 0, false, &session, err);
     cli_signals_watch_session(session);
     if (st == UPG_OK)
         st = upg_prefill(session, tokens, depth, NULL, err);

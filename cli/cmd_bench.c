@@ -56,11 +56,12 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(bench_args, kv_int8),
       .help = "keys and values in 8 bits" },
-    { .name = "fast-prompts",
+    { .name = "exact-prompts",
       .type = CLI_FLAG,
-      .offset = offsetof(bench_args, fast_prompts),
-      .help = "reads prompts with weights rounded to 8 bits on CPUs with\n"
-              "AVX-512: 1.7 times as fast, a little less exact" },
+      .offset = offsetof(bench_args, exact_prompts),
+      .help = "reads prompts as exactly as answers only; otherwise both\n"
+              "ways where they differ: with weights rounded to 8 bits\n"
+              "(ppN) and, behind nothing, exactly (ppN-exact)" },
     { .name = "draft",
       .type = CLI_U32,
       .argument = "N",

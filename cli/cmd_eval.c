@@ -18,7 +18,7 @@ typedef struct eval_args {
     const char    *text, *ids, *against;
     uint32_t       window;
     uint64_t       windows;
-    bool           json;
+    bool           fast_prompts, json;
     cli_model_args model;
 } eval_args;
 
@@ -51,6 +51,11 @@ static const cli_option options[] = {
       .argument = "MODEL",
       .offset = offsetof(eval_args, against),
       .help = "compares with this model: KL divergence and agreement" },
+    { .name = "fast-prompts",
+      .type = CLI_FLAG,
+      .offset = offsetof(eval_args, fast_prompts),
+      .help = "weights rounded to 8 bits, as run and chat read prompts on\n"
+              "CPUs with AVX-512; MODEL against itself shows what it costs" },
     { .name = "json",
       .type = CLI_FLAG,
       .offset = offsetof(eval_args, json),
@@ -196,6 +201,7 @@ static int run(const cli_command *command, int argc, char **argv)
     how.window = list.window;
     how.windows = args.windows;
     how.against = against;
+    how.fast_prompts = args.fast_prompts;
     how.hooks = cli_progress_hooks(&progress);
     if (st == UPG_OK)
         st = upg_evaluate(model, list.tokens, list.n, &how, &result, &err);

@@ -114,11 +114,11 @@ const cli_option cli_sampling_options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(cli_sampling_args, kv_int8),
       .help = "keys and values in 8 bits: half the memory" },
-    { .name = "fast-prompts",
+    { .name = "exact-prompts",
       .type = CLI_FLAG,
-      .offset = offsetof(cli_sampling_args, fast_prompts),
-      .help = "reads prompts with weights rounded to 8 bits on CPUs with\n"
-              "AVX-512: 1.7 times as fast, a little less exact" },
+      .offset = offsetof(cli_sampling_args, exact_prompts),
+      .help = "reads prompts as exactly as answers; otherwise CPUs with\n"
+              "AVX-512 round weights to 8 bits, nearly twice as fast" },
     { .name = "draft",
       .type = CLI_U32,
       .argument = "N",
@@ -194,7 +194,7 @@ upg_status cli_open_session(upg_model *model, const cli_sampling_args *args,
                                     .context_tokens = args->context,
                                     .draft_tokens = args->draft,
                                     .kv_int8 = args->kv_int8,
-                                    .fast_prompts = args->fast_prompts,
+                                    .fast_prompts = !args->exact_prompts,
                                     .shift_when_full = args->shift };
     upg_model_info      info = { .struct_size = sizeof info };
     upg_status          st;

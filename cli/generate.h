@@ -37,7 +37,7 @@ typedef struct cli_sampling_args {
     uint32_t top_k;
     uint64_t seed;
     cli_list stops;
-    bool     shift, kv_int8, fast_prompts;
+    bool     shift, kv_int8, exact_prompts;
     uint32_t context, draft;
 } cli_sampling_args;
 

@@ -95,6 +95,8 @@ typedef struct upg_model_info {
      * multiply-adds with weights. A prompt reads the weights once for each batch_tokens tokens. */
     uint64_t token_bytes, kv_bytes, kv_bytes_int8, token_macs;
     uint32_t batch_tokens;
+    uint64_t head_macs; /* of token_macs, those of the head: a prompt's last token alone needs it */
+    bool     fast_prompts; /* upg_session_options.fast_prompts makes a difference here */
 } upg_model_info;
 /** Fills *info; the caller has set struct_size. Strings are borrowed from the model. */
 UPG_FN upg_model_describe(const upg_model *model, upg_model_info *info, upg_error *err);
@@ -186,8 +188,9 @@ typedef struct upg_session_options {
     bool keep_logits;        /* bring the last position's logits to the host after every step */
     bool fast_prompts; /* CPUs with AVX-512: passes over more than 32 tokens of one upg_prefill, and
                         * computing a cache again, take weights rounded to 8 bits: 1.7 times as
-                        * fast, KL about 3 % of what the compression costs. Such a session equals
-                        * one full pass to that accuracy only; elsewhere it changes nothing */
+                        * fast, KL 2 to 3 % of what the compression costs (docs/QUALITY.md). Such a
+                        * session equals one full pass to that accuracy only; elsewhere it changes
+                        * nothing. `upg run` and `chat` set it, upg_evaluate measures without */
 } upg_session_options;
 
 /** Device bytes such a session would take with a full context; allocates nothing. */
@@ -277,6 +280,8 @@ typedef struct upg_eval_options {
     upg_model *against;    /* NULL, or the model to compare with: same vocabulary */
     double    *window_nll; /* NULL, or room for one sum of NLL per window, in nats */
     upg_hooks  hooks;
+    bool       fast_prompts; /* as in upg_session_options, for the model, not for `against`: compare
+                              * a model with itself to see what that costs */
 } upg_eval_options;
 typedef struct upg_eval_result {
     size_t   struct_size;

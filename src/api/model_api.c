@@ -122,7 +122,9 @@ UPG_API upg_status upg_model_describe(const upg_model *model, upg_model_info *in
     known.kv_bytes = costs.kv_bytes;
     known.kv_bytes_int8 = costs.kv_bytes_int8;
     known.token_macs = costs.macs;
+    known.head_macs = costs.head_macs;
     known.batch_tokens = model->max_rows;
+    known.fast_prompts = upg_engine_has_fast_prompts(model);
     upg_struct_out(&known, sizeof known, info);
 out:
     return st;

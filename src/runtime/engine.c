@@ -98,6 +98,12 @@ bool upg_engine_long_rope(const upg_model *model, uint32_t n_tokens)
     return rope->long_inv_freq && n_tokens > rope->original_context;
 }
 
+bool upg_engine_has_fast_prompts(const upg_model *model)
+{
+    return model->class_ == &upg_backend_cpu && model->kernels.fast_i8 &&
+           model->weights->head.kind == UPG_MATRIX_CODED;
+}
+
 bool upg_engine_is_end(const upg_model *model, upg_token token)
 {
     for (uint32_t i = 0; i < model->n_ends; i++)
@@ -150,6 +156,7 @@ upg_token_costs upg_engine_token_costs(const upg_model *model)
         costs.weight_bytes += m->bytes;
         costs.macs += (uint64_t)m->n_rows * m->n_cols;
     }
+    costs.head_macs = (uint64_t)w->head.n_rows * w->head.n_cols;
     return costs;
 }
 

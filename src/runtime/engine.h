@@ -28,7 +28,8 @@ typedef struct upg_sampler_space {
 
 enum {
     UPG_ENGINE_ENDS = UPG_MAX_END_TOKENS + UPG_CHAT_MAX_ENDS,
-    UPG_ENGINE_MAX_ROWS = 256 /* of one batch */
+    UPG_ENGINE_MAX_ROWS = 256, /* of one batch */
+    UPG_ENGINE_FAST_ROWS = 33 /* and more: upg_model.fast gains (the cpu backend's CPU_BITS_ROWS) */
 };
 
 struct upg_model {
@@ -83,13 +84,15 @@ upg_status upg_engine_run(upg_model *model, uint32_t n_rows, const upg_kv_layout
 /** Whether a sequence of so many tokens needs the long factors of longrope. */
 bool upg_engine_long_rope(const upg_model *model, uint32_t n_tokens);
 bool upg_engine_is_end(const upg_model *model, upg_token token);
+/** Whether upg_model.fast changes what a run of UPG_ENGINE_FAST_ROWS rows computes. */
+bool upg_engine_has_fast_prompts(const upg_model *model);
 /** Errors: E_ARG naming the first index whose token is not in the vocabulary. */
 upg_status upg_engine_check_tokens(const upg_model *model, const upg_token *tokens, size_t n,
                                    upg_error *err);
 
 /** What a decoded token costs, as upg_model_info says. */
 typedef struct upg_token_costs {
-    uint64_t weight_bytes, embedding_row_bytes, kv_bytes, kv_bytes_int8, macs;
+    uint64_t weight_bytes, embedding_row_bytes, kv_bytes, kv_bytes_int8, macs, head_macs;
 } upg_token_costs;
 upg_token_costs upg_engine_token_costs(const upg_model *model);
 

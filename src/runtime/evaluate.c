@@ -19,6 +19,7 @@
 /* One of the two models. */
 typedef struct side {
     upg_model    *model;  /* NULL: there is no second one */
+    bool          fast;   /* weights of 8 bits */
     upg_kv_cache *caches; /* [group] */
     float        *logits; /* f32 [max_rows][vocab] */
 } side;
@@ -153,7 +154,9 @@ static upg_status run_side(const evaluation *e, const side *s, uint32_t n, upg_e
         s->model->rows[i] = (upg_batch_row) { *token_at(e, row), (uint32_t)(row % rows_of(e)),
                                               &cache->view, s->logits + (size_t)i * e->vocab };
     }
+    s->model->fast = s->fast && n >= UPG_ENGINE_FAST_ROWS;
     st = upg_engine_run(s->model, n, &s->caches[0].layout, NULL, err);
+    s->model->fast = false;
     upg_engine_unlock(s->model);
     return st;
 }
@@ -250,6 +253,7 @@ upg_status upg_evaluate_run(upg_model *model, const upg_token *tokens, size_t n,
                      .vocab = model->weights->config.vocab,
                      .window = options->window,
                      .window_nll = options->window_nll,
+                     .model.fast = options->fast_prompts,
                      .sums = result };
     uint64_t   start_ns = upg_now_ns();
     upg_status st;

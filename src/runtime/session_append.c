@@ -51,9 +51,6 @@ static uint32_t fill_rows(upg_session *s, const upg_catch_up *goal)
     return n;
 }
 
-/* More tokens than the stored bits serve as fast (the cpu backend's CPU_BITS_ROWS). */
-enum { FAST_FROM_TOKENS = 33 };
-
 static upg_status run_chunk(upg_session *s, const upg_catch_up *goal, bool fast, upg_error *err)
 {
     uint32_t   n;
@@ -78,7 +75,7 @@ upg_status upg_session_catch_up(upg_session *s, const upg_catch_up *goal, upg_er
     set_mode(s, goal->mode_length);
     if (goal->last && s->computed >= goal->end)
         s->computed = goal->end - 1;
-    fast = s->fast_prompts && s->computed + FAST_FROM_TOKENS <= goal->end;
+    fast = s->fast_prompts && s->computed + UPG_ENGINE_FAST_ROWS <= goal->end;
     UPG_TRY(upg_kv_cache_reserve(&s->cache, s->computed, goal->end, err));
     while (s->computed < goal->end) {
         st = run_chunk(s, goal, fast, err);

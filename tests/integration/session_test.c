@@ -489,10 +489,24 @@ static double fast_difference(upg_model *model, uint32_t n)
     return worst / (high - low);
 }
 
+/* KL(exact ‖ with weights of 8 bits), both of one model. */
+static double fast_divergence(upg_model *model, uint32_t window)
+{
+    text             t = some_text(model, 2 * window);
+    upg_eval_options options = {
+        .struct_size = sizeof options, .window = window, .against = model, .fast_prompts = true
+    };
+    upg_eval_result result = { .struct_size = sizeof result };
+
+    MUST(upg_evaluate(model, t.tokens, t.n, &options, &result, err));
+    return result.kl_mean;
+}
+
 /* 32 tokens at once are exact, more are near where the kernels gain by it. */
 static void test_fast_prompts(void **state)
 {
     upg_model_options options = { .struct_size = sizeof options, .device = "cpu", .threads = 2 };
+    upg_model_info    info = { .struct_size = sizeof info };
     upg_model        *model;
     upg_kernels       kernels;
 
@@ -502,6 +516,11 @@ static void test_fast_prompts(void **state)
     assert_true(fast_difference(model, 32) == 0);
     assert_true((fast_difference(model, 33) != 0) == kernels.fast_i8);
     assert_true(fast_difference(model, 200) < 0.05);
+    MUST(upg_model_describe(model, &info, err));
+    assert_true(info.fast_prompts == kernels.fast_i8);
+    assert_true(fast_divergence(model, 17) == 0); /* two windows are one batch of 32 rows */
+    assert_true((fast_divergence(model, 100) > 0) == kernels.fast_i8);
+    assert_true(fast_divergence(model, 100) < 0.02);
     upg_model_close(model);
 }
 

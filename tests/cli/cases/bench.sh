@@ -15,6 +15,13 @@ upg bench micro.upg -n 4 -p 4 -r 5 -d 0,100 --sweep 1,2 --kv-int8 --json --quiet
 cases = json.load(sys.stdin)["cases"]
 print(*(case["name"] + ":" + str(case["threads"]) for case in cases))
 print(cases[2]["bytes_per_token"] - cases[0]["bytes_per_token"])'
+# Prompts of more than 32 tokens both ways, where the machine has two.
+for option in -q --exact-prompts; do
+    upg bench micro.upg -n 0 -p 40 -r 5 -t 1 --json $option | python3 -c 'import json, sys
+result = json.load(sys.stdin)
+both = "avx512vnni" in result["device"] and sys.argv[1] == "-q"
+print([case["name"] for case in result["cases"]] == ["pp40"] + ["pp40-exact"] * both)' $option
+done
 printf 'The quick brown fox. %.0s' {1..500} >text.txt
 upg bench micro.upg --tokenizer text.txt -r 5 --json |
     json_keys tokenizer.median tokenizer.spread tokenizer.bytes tokenizer.tokens

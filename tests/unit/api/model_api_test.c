@@ -64,6 +64,8 @@ static void test_description(void **state)
     /* matrices: bf16, of the embedding one row; two layers of two heads of 16, keys and values */
     assert_int_equal(info.token_bytes, info.weight_bytes - 2 * 64 * (320 - 1) - 2 * 64 * 5);
     assert_int_equal(info.token_macs, info.parameters - 64 * 320 - 64 * 5);
+    assert_int_equal(info.head_macs, 64 * 320);
+    assert_false(info.fast_prompts); /* nothing is coded */
     assert_int_equal(info.kv_bytes, 2 * 2 * 16 * 2 * 2);
     assert_int_equal(info.kv_bytes_int8, 2 * 2 * (16 + 4) * 2);
     assert_int_equal(info.batch_tokens, 256);
