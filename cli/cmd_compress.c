@@ -5,21 +5,14 @@
 #include <string.h>
 
 #include "command.h"
+#include "compress_args.h"
 #include "plan_table.h"
 #include "progress_bar.h"
 #include "quality.h"
 #include "report.h"
 #include "signals.h"
 
-typedef struct compress_args {
-    const char *output, *calibration, *evaluation;
-    double      bpw;
-    uint32_t    threads, evaluation_windows;
-    uint64_t    size, max_memory, seed;
-    bool        force, json, plan_only, quiet, no_calibration, independent, no_outliers;
-} compress_args;
-
-static const cli_option options[] = {
+const cli_option cli_compress_options[] = {
     { .name = "output",
       .letter = 'o',
       .type = CLI_TEXT,
@@ -185,6 +178,33 @@ static int finish(const cli_command *command, const compress_args *args, const u
     return cli_finish_output();
 }
 
+int cli_compress_check(const cli_command *command, const compress_args *args)
+{
+    if (args->evaluation_windows && !args->evaluation)
+        return cli_usage(command, "--eval-windows goes with --eval");
+    if (args->no_calibration && (args->calibration || args->independent))
+        return cli_usage(command,
+                         "--no-calibration goes with neither --calibration nor --independent");
+    if (args->calibration && !args->calibration[0])
+        return cli_usage(command, "--calibration \"\": no file name");
+    return -1;
+}
+
+void cli_compress_how(const compress_args *args, upg_compress_options *how)
+{
+    how->bits_per_parameter = args->bpw;
+    how->max_file_bytes = args->size;
+    how->evaluation = args->evaluation;
+    how->evaluation_windows = args->evaluation_windows;
+    how->calibration = args->no_calibration ? "" : args->calibration;
+    how->independent = args->independent;
+    how->without_outliers = args->no_outliers;
+    how->threads = args->threads;
+    how->max_memory = args->max_memory;
+    how->seed = args->seed;
+    how->overwrite = args->force;
+}
+
 static int run(const cli_command *command, int argc, char **argv)
 {
     compress_args        args = { 0 };
@@ -200,25 +220,11 @@ static int run(const cli_command *command, int argc, char **argv)
         return exit_code;
     if (!args.output)
         return cli_usage(command, "the output is missing: -o FILE");
-    if (args.evaluation_windows && !args.evaluation)
-        return cli_usage(command, "--eval-windows goes with --eval");
-    if (args.no_calibration && (args.calibration || args.independent))
-        return cli_usage(command,
-                         "--no-calibration goes with neither --calibration nor --independent");
-    if (args.calibration && !args.calibration[0])
-        return cli_usage(command, "--calibration \"\": no file name");
+    exit_code = cli_compress_check(command, &args);
+    if (exit_code >= 0)
+        return exit_code;
     cli_progress_init(&progress, args.quiet);
-    how.bits_per_parameter = args.bpw;
-    how.max_file_bytes = args.size;
-    how.evaluation = args.evaluation;
-    how.evaluation_windows = args.evaluation_windows;
-    how.calibration = args.no_calibration ? "" : args.calibration;
-    how.independent = args.independent;
-    how.without_outliers = args.no_outliers;
-    how.threads = args.threads;
-    how.max_memory = args.max_memory;
-    how.seed = args.seed;
-    how.overwrite = args.force;
+    cli_compress_how(&args, &how);
     how.hooks = cli_progress_hooks(&progress);
     st = upg_compress_open(parsed.operands[0], args.output, &how, &job, &err);
     if (st == UPG_OK)
@@ -244,7 +250,7 @@ const cli_command cli_compress = {
     .about = "Compresses the checkpoint in DIR (config.json, safetensors, tokenizer.json) into\n"
              "FILE. The file is written beside its final name and takes that name only when it\n"
              "is complete, synced and verified: after a failure or Ctrl-C nothing remains.",
-    .options = options,
+    .options = cli_compress_options,
     .n_operands = 1,
     .run = run,
 };

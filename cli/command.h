@@ -19,8 +19,8 @@ typedef struct cli_command {
     int (*run)(const struct cli_command *command, int argc, char **argv);
 } cli_command;
 
-extern const cli_command cli_compress, cli_run, cli_chat, cli_eval, cli_tokenize, cli_inspect,
-    cli_verify, cli_synth, cli_bench, cli_doctor;
+extern const cli_command cli_compress, cli_plan, cli_run, cli_chat, cli_eval, cli_tokenize,
+    cli_inspect, cli_verify, cli_synth, cli_bench, cli_doctor;
 /** All of the above in the order of `upg help`; ends with NULL. */
 extern const cli_command *const cli_commands[];
 

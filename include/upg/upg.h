@@ -378,6 +378,31 @@ UPG_FN       upg_compress_run(upg_compress *job, upg_error *err);
 UPG_API void upg_compress_cancel(upg_compress *job);
 UPG_API void upg_compress_close(upg_compress *job);
 
+/** What a compression would take, told before it begins. */
+typedef struct upg_estimate {
+    size_t struct_size;
+    /* computed, not measured; file_bytes is an upper bound */
+    uint64_t parameters, source_bytes, weight_bytes, file_bytes;
+    double   ratio_fp32, ratio_source;         /* 4 * parameters and source_bytes / file_bytes */
+    uint64_t memory_bytes, disk_bytes;         /* at most, while it runs */
+    uint64_t memory_available, disk_available; /* now; 0 = not known */
+    bool     fits_memory, fits_disk;
+    /* estimated: work counted, divided by rates that were measured for a few seconds */
+    double seconds;                                  /* the sum of the next three */
+    double plan_seconds, text_seconds, code_seconds; /* sensitivities, outliers; the text through
+                                                      * the model, its moments; coding */
+    double code_rate, product_rate; /* measured, all threads: weights to nearest a second; flops a
+                                     * second, 0 without calibration */
+    double measured_seconds;        /* how long that took */
+} upg_estimate;
+/** Plans as upg_compress_open does, but without reading weights or running text: rates follow from
+ * shapes, and outliers are not looked for, so that sizes are those of the real plan to within what
+ * its bounds leave unused. Takes a few seconds. Errors: as upg_compress_open; E_UNSUPPORTED when
+ * options ask for an evaluation. That it does not fit is no error: see fits_memory, fits_disk. */
+UPG_FN upg_compress_estimate(const char *checkpoint, const char *output,
+                             const upg_compress_options *options, upg_estimate *estimate,
+                             upg_error *err);
+
 /* ---- checkpoint folders ---------------------------------------------------------------------- */
 typedef struct upg_synth_options {
     size_t      struct_size;

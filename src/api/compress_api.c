@@ -6,7 +6,10 @@
 #include "api/text_evaluator.h"
 #include "base/alloc.h"
 #include "base/file.h"
+#include "base/pool.h"
+#include "base/system.h"
 #include "compress/default_calibration.h"
+#include "compress/estimate.h"
 #include "compress/job.h"
 
 struct upg_compress {
@@ -70,17 +73,16 @@ out:
     return st;
 }
 
-UPG_API upg_status upg_compress_open(const char *checkpoint, const char *output,
-                                     const upg_compress_options *options, upg_compress **job,
-                                     upg_error *err)
+/* quick: as upg_job_settings.quick */
+static upg_status open_job(const char *checkpoint, const char *output,
+                           const upg_compress_options *options, bool quick, upg_compress **job,
+                           upg_error *err)
 {
     upg_compress_options o;
     upg_job_settings     settings = { 0 };
     upg_compress        *c = NULL;
     upg_status           st;
 
-    if (!job)
-        return upg_fail(err, UPG_E_ARG, "job is NULL");
     *job = NULL;
     if (!checkpoint || !output)
         return upg_fail(err, UPG_E_ARG, "%s is NULL", checkpoint ? "output" : "checkpoint");
@@ -96,6 +98,7 @@ UPG_API upg_status upg_compress_open(const char *checkpoint, const char *output,
     settings.seed = o.seed;
     settings.overwrite = o.overwrite;
     settings.independent = o.independent;
+    settings.quick = quick;
     settings.without_outliers = o.without_outliers;
     settings.max_file_bytes = o.max_file_bytes;
     settings.calibration_name = o.calibration;
@@ -109,6 +112,15 @@ out:
     }
     *job = c;
     return st;
+}
+
+UPG_API upg_status upg_compress_open(const char *checkpoint, const char *output,
+                                     const upg_compress_options *options, upg_compress **job,
+                                     upg_error *err)
+{
+    if (!job)
+        return upg_fail(err, UPG_E_ARG, "job is NULL");
+    return open_job(checkpoint, output, options, false, job, err);
 }
 
 UPG_API const char *upg_compress_plan(const upg_compress *job)
@@ -148,4 +160,86 @@ UPG_API void upg_compress_close(upg_compress *job)
     upg_map_close(&job->calibration);
     upg_text_evaluator_deinit(&job->evaluator);
     upg_free(job);
+}
+
+/* ---- estimates ------------------------------------------------------------------------------ */
+
+/* Sizes as the job's own plan tells them. */
+static void copy_sizes(const upg_job *job, upg_estimate *e)
+{
+    const upg_container_size *size = upg_job_size(job);
+
+    e->parameters = size->parameters;
+    e->weight_bytes = size->weight_bytes;
+    e->file_bytes = size->file_bytes;
+    e->source_bytes = upg_job_weights(job)->source_bytes;
+    e->ratio_fp32 = 4.0 * (double)e->parameters / (double)e->file_bytes;
+    e->ratio_source = (double)e->source_bytes / (double)e->file_bytes;
+    e->memory_bytes = upg_job_memory(job);
+    e->disk_bytes = e->file_bytes + upg_job_spilled(job);
+}
+
+/* What is there; where the system does not tell, it counts as enough. */
+static void look_around(const char *output, upg_estimate *e)
+{
+    uint64_t total;
+
+    upg_system_memory(&total, &e->memory_available);
+    e->fits_memory = e->memory_available == 0 || e->memory_bytes <= e->memory_available;
+    e->fits_disk =
+        !upg_system_disk(output, &e->disk_available) || e->disk_bytes <= e->disk_available;
+}
+
+static upg_status estimate_time(const upg_job *job, const upg_compress_options *o, upg_estimate *e,
+                                upg_error *err)
+{
+    upg_workload      work = { .weights = upg_job_weights(job),
+                               .plan = upg_job_plan(job),
+                               .sequential = !o->independent,
+                               .outliers = !o->without_outliers,
+                               .seed = o->seed };
+    upg_time_estimate time;
+    upg_pool         *pool = NULL;
+    upg_status        st;
+
+    upg_job_windows(job, &work.n_windows, &work.window, &work.plan_windows);
+    UPG_TRY(upg_pool_create(o->threads, &pool, err));
+    UPG_TRY(upg_time_estimate_make(&work, pool, &time, err));
+    e->plan_seconds = time.plan_seconds;
+    e->text_seconds = time.text_seconds;
+    e->code_seconds = time.code_seconds;
+    e->seconds = time.plan_seconds + time.text_seconds + time.code_seconds;
+    e->code_rate = time.code_rate;
+    e->product_rate = time.product_rate;
+    e->measured_seconds = time.measured_seconds;
+out:
+    upg_pool_close(pool);
+    return st;
+}
+
+UPG_API upg_status upg_compress_estimate(const char *checkpoint, const char *output,
+                                         const upg_compress_options *options,
+                                         upg_estimate *estimate, upg_error *err)
+{
+    upg_compress_options o;
+    upg_estimate         known = { 0 };
+    upg_compress        *c = NULL;
+    upg_status           st;
+
+    UPG_TRY(upg_struct_check(estimate, "upg_estimate", err));
+    UPG_TRY(upg_struct_in(options, &o, sizeof o, "upg_compress_options", err));
+    if (o.evaluation && o.evaluation[0] != '\0')
+        UPG_TRY(upg_fail(err, UPG_E_UNSUPPORTED,
+                         "upg_compress_options.evaluation: evaluations are not estimated, leave it "
+                         "NULL"));
+    st = open_job(checkpoint, output, &o, true, &c, err);
+    if (st != UPG_OK || !c)
+        goto out;
+    copy_sizes(c->job, &known);
+    look_around(output, &known);
+    UPG_TRY(estimate_time(c->job, &o, &known, err));
+    upg_struct_out(&known, sizeof known, estimate);
+out:
+    upg_compress_close(c);
+    return st;
 }

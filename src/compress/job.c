@@ -282,9 +282,9 @@ static upg_status make_plan(upg_job *job, upg_error *err)
     UPG_TRY(upg_container_plan_size(&job->file_plan, &least, err));
     UPG_TRY(code_budget(job, &least, &budget, err));
     UPG_TRY(choose_memory(job, err));
-    if (job->calibration.n_windows > 0)
+    if (job->calibration.n_windows > 0 && !job->settings.quick)
         UPG_TRY(measure_plan(job, err));
-    if (!job->settings.without_outliers)
+    if (!job->settings.without_outliers && !job->settings.quick)
         UPG_TRY(find_outliers(job, err));
     /* the names of outliers may cost the header one more page */
     UPG_TRY(upg_plan_fill_either(&job->plan, budget, UPG_ALIGN_DATA, err));
@@ -586,6 +586,46 @@ const char *upg_job_plan_json(const upg_job *job)
 const char *upg_job_result_json(const upg_job *job)
 {
     return job->succeeded ? job->result_json.data : NULL;
+}
+
+const upg_container_size *upg_job_size(const upg_job *job)
+{
+    return &job->size;
+}
+
+uint64_t upg_job_spilled(const upg_job *job)
+{
+    uint64_t window = (uint64_t)job->calibration.window * job->weights->config.hidden;
+    uint64_t planning = 0, encoding = 0, streams = job->settings.independent ? 1 : 2;
+
+    if (job->plan_memory.spill)
+        planning = (job->weights->config.n_layers + UINT64_C(1)) * plan_windows(job);
+    if (job->encode_memory.spill)
+        encoding = streams * job->calibration.n_windows;
+    return (planning > encoding ? planning : encoding) * window * sizeof(float);
+}
+
+uint64_t upg_job_memory(const upg_job *job)
+{
+    return peak_memory(job);
+}
+
+const upg_weights *upg_job_weights(const upg_job *job)
+{
+    return job->weights;
+}
+
+const upg_plan *upg_job_plan(const upg_job *job)
+{
+    return &job->plan;
+}
+
+void upg_job_windows(const upg_job *job, uint32_t *n_windows, uint32_t *window,
+                     uint32_t *used_to_plan)
+{
+    *n_windows = job->calibration.n_windows;
+    *window = job->calibration.window;
+    *used_to_plan = plan_windows(job);
 }
 
 void upg_job_close(upg_job *job)

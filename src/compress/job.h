@@ -27,11 +27,12 @@ typedef struct upg_job_settings {
                                    * nearest, without error feedback */
     const char *calibration_name; /* of its file, for messages; NULL = no file: the text is left out
                                    * where the model has no tokenizer */
-    bool independent; /* moments of the unquantised model alone, so that no layer waits for
-                       * another; costs some quality */
-    bool                 without_outliers; /* all weights stay in the code */
-    const upg_evaluator *evaluator;        /* NULL = the file is not run; outlives the job */
-    upg_listener         listener;         /* its cancel flag outlives the job */
+    bool independent;      /* moments of the unquantised model alone, so that no layer waits for
+                            * another; costs some quality */
+    bool without_outliers; /* all weights stay in the code */
+    bool quick; /* plans without reading weights or running text: rates follow from shapes alone */
+    const upg_evaluator *evaluator; /* NULL = the file is not run; outlives the job */
+    upg_listener         listener;  /* its cancel flag outlives the job */
 } upg_job_settings;
 
 typedef struct upg_job upg_job;
@@ -47,6 +48,15 @@ upg_status upg_job_run(upg_job *job, upg_error *err);
 /** JSON objects, owned by the job: the plan; the result, NULL before a successful run. */
 const char *upg_job_plan_json(const upg_job *job);
 const char *upg_job_result_json(const upg_job *job);
-void        upg_job_close(upg_job *job);
+/** Sizes, peak memory and what is written to disk beside the file, as planned. */
+const upg_container_size *upg_job_size(const upg_job *job);
+uint64_t                  upg_job_memory(const upg_job *job);
+uint64_t                  upg_job_spilled(const upg_job *job);
+/** What the job works on, borrowed. windows: of the calibration text, and those for planning. */
+const upg_weights *upg_job_weights(const upg_job *job);
+const upg_plan    *upg_job_plan(const upg_job *job);
+void               upg_job_windows(const upg_job *job, uint32_t *n_windows, uint32_t *window,
+                                   uint32_t *plan_windows);
+void               upg_job_close(upg_job *job);
 
 #endif

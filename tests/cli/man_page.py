@@ -37,6 +37,10 @@ def page_options(page):
     return sections
 
 
+# Commands that take the whole command line of another one.
+SAME_OPTIONS = {"plan": "compress"}
+
+
 def main():
     upg, path = sys.argv[1:]
     with open(path, encoding="utf-8") as file:
@@ -51,7 +55,7 @@ def main():
     for command in commands:
         have = program_options(upg, command)
         have.pop("--help")
-        said = dict(sections.get(command, {}))
+        said = dict(sections.get(SAME_OPTIONS.get(command, command), {}))
         for title, options in shared.items():
             if set(options) <= set(have):
                 said.update(options)

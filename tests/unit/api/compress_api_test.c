@@ -4,6 +4,8 @@
 #include <jansson.h>
 #include <unistd.h>
 
+#include "base/system.h"
+
 static char *source, *work;
 
 static int set_up(void **state)
@@ -187,13 +189,81 @@ static void test_coded_model_decodes(void **state)
     }
 }
 
+static upg_status estimate(const upg_compress_options *options, upg_estimate *e, upg_error *err)
+{
+    *e = (upg_estimate) { .struct_size = sizeof *e };
+    return upg_compress_estimate(source, in_folder(work, "unwritten.upg"), options, e, err);
+}
+
+/* What is computed is what the job then makes; what is estimated is there and adds up. */
+static void test_estimate(void **state)
+{
+    upg_compress_options options = options_with("", 2);
+    upg_estimate         e, with_text;
+    size_t               size;
+
+    (void)state;
+    MUST(estimate(&options, &e, err));
+    free(compress("estimated.upg", &options, &size));
+    assert_true(size <= e.file_bytes && e.file_bytes < size + 8192);
+    assert_true(e.ratio_fp32 == 4.0 * (double)e.parameters / (double)e.file_bytes);
+    assert_true(e.ratio_source == (double)e.source_bytes / (double)e.file_bytes);
+    assert_true(e.source_bytes == 2 * e.parameters && e.disk_bytes >= e.file_bytes);
+    assert_true(e.weight_bytes < e.file_bytes && e.memory_bytes > 0);
+    assert_true(e.fits_memory && e.fits_disk && e.disk_available > 0);
+    assert_true(e.code_rate > 0 && e.product_rate == 0 && e.text_seconds == 0);
+    assert_true(e.seconds == e.plan_seconds + e.text_seconds + e.code_seconds && e.seconds > 0);
+    assert_int_not_equal(access(in_folder(work, "unwritten.upg"), F_OK), 0);
+    options.calibration = NULL;
+    MUST(estimate(&options, &with_text, err));
+    assert_true(with_text.product_rate > 0 && with_text.text_seconds > 0);
+    assert_int_equal(with_text.file_bytes / 8192, e.file_bytes / 8192); /* the recipe differs */
+}
+
+static void test_estimate_of_little_room(void **state)
+{
+    upg_compress_options options = options_with("", 2);
+    upg_estimate         e;
+
+    (void)state;
+    upg_system_disk_cap(1000);
+    upg_system_memory_cap(1000);
+    MUST(estimate(&options, &e, err));
+    upg_system_disk_cap(UINT64_MAX);
+    upg_system_memory_cap(UINT64_MAX);
+    assert_false(e.fits_disk);
+    assert_false(e.fits_memory);
+    assert_int_equal(e.disk_available, 1000);
+}
+
+static void test_estimate_refuses(void **state)
+{
+    upg_compress_options options = options_with("", 2);
+    upg_estimate         e = { .struct_size = sizeof e };
+
+    (void)state;
+    MUST_FAIL(UPG_E_ARG, "upg_estimate is NULL",
+              upg_compress_estimate(source, "x", &options, NULL, err));
+    MUST_FAIL(UPG_E_ARG, "checkpoint", upg_compress_estimate(NULL, "x", &options, &e, err));
+    MUST_FAIL(UPG_E_ARG, "output", upg_compress_estimate(source, NULL, &options, &e, err));
+    MUST_FAIL(UPG_E_NOT_FOUND, "", upg_compress_estimate(work, "x", &options, &e, err));
+    options.evaluation = "text";
+    MUST_FAIL(UPG_E_UNSUPPORTED, "evaluation", estimate(&options, &e, err));
+    options.evaluation = NULL;
+    options.bits_per_parameter = 0.1;
+    MUST_FAIL(UPG_E_BUDGET, "cannot be reached", estimate(&options, &e, err));
+    options.bits_per_parameter = 0;
+    options.max_memory = 1000;
+    MUST_FAIL(UPG_E_BUDGET, "memory", estimate(&options, &e, err));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_life_of_a_job),
-        cmocka_unit_test(test_calibration),
-        cmocka_unit_test(test_cancelling),
-        cmocka_unit_test(test_coded_model_decodes),
+        cmocka_unit_test(test_life_of_a_job),    cmocka_unit_test(test_calibration),
+        cmocka_unit_test(test_cancelling),       cmocka_unit_test(test_coded_model_decodes),
+        cmocka_unit_test(test_estimate),         cmocka_unit_test(test_estimate_of_little_room),
+        cmocka_unit_test(test_estimate_refuses),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
