@@ -20,7 +20,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command cli_compress, cli_plan, cli_run, cli_chat, cli_eval, cli_tokenize,
-    cli_inspect, cli_verify, cli_synth, cli_bench, cli_doctor;
+    cli_inspect, cli_verify, cli_export, cli_synth, cli_bench, cli_doctor;
 /** All of the above in the order of `upg help`; ends with NULL. */
 extern const cli_command *const cli_commands[];
 

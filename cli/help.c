@@ -7,7 +7,8 @@
 
 const cli_command *const cli_commands[] = { &cli_compress, &cli_plan,     &cli_run,     &cli_chat,
                                             &cli_eval,     &cli_tokenize, &cli_inspect, &cli_verify,
-                                            &cli_synth,    &cli_bench,    &cli_doctor,  NULL };
+                                            &cli_export,   &cli_synth,    &cli_bench,   &cli_doctor,
+                                            NULL };
 
 const cli_command *cli_command_find(const char *name)
 {

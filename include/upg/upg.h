@@ -422,10 +422,42 @@ typedef struct upg_synth_options {
  * another model), E_FORMAT, E_UNSUPPORTED, E_NOT_FOUND, E_IO, E_CANCELLED. */
 UPG_FN upg_synthesize(const char *folder, const upg_synth_options *options, upg_error *err);
 
+/** Writes the weights of a .upg file (or another checkpoint) as a folder of bf16 safetensors that
+ * transformers reads: decoded, rotated back, outliers added, rounded to bf16, with config.json and
+ * the tokenizer's files. The folder appears only when complete. Errors: as upg_model_open for the
+ * file; E_EXISTS (unless it is an empty folder), E_NOSPACE, E_IO, E_CANCELLED. */
+typedef struct upg_export_options {
+    size_t    struct_size;
+    uint64_t  shard_bytes; /* most bytes of tensors in a file; 0 = 5e9, as transformers */
+    uint32_t  threads;     /* 0 = one per physical core */
+    upg_hooks hooks;
+} upg_export_options;
+UPG_FN upg_export(const char *path, const char *folder, const upg_export_options *options,
+                  upg_error *err);
+
 /** Reads the whole file against its chunk hashes. E_CORRUPT: *bad_offset is the first bad chunk's,
- * and the message names the tensor. */
+ * or where the damaged hash table begins, or the file's size when its end is missing; the message
+ * names the tensor. */
 UPG_FN upg_verify(const char *path, uint32_t threads, const upg_hooks *hooks, uint64_t *bad_offset,
                   upg_error *err);
+typedef struct upg_matrix_check {
+    size_t      struct_size;
+    const char *name;
+    double      stored, measured; /* |W - W'|^2 / |W|^2; stored < 0: the file does not say */
+    bool        agrees;           /* to one part in a thousand; vectors (norms): equal */
+} upg_matrix_check;
+typedef struct upg_against_options {
+    size_t    struct_size;
+    uint32_t  threads; /* 0 = one per physical core */
+    upg_hooks hooks;
+    void (*matrix)(void *user, const upg_matrix_check *check); /* NULL, or shown every tensor */
+    void *user;                                                /* for `matrix` */
+} upg_against_options;
+/** Recomputes each matrix's relative error against the original checkpoint and compares it with
+ * what the file says. Errors: as upg_model_open for both; E_DATA (a checkpoint of another shape),
+ * E_CORRUPT (how many differ, and the first one), E_CANCELLED. */
+UPG_FN upg_verify_against(const char *path, const char *checkpoint,
+                          const upg_against_options *options, upg_error *err);
 
 #ifdef __cplusplus
 }

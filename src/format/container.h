@@ -98,7 +98,8 @@ upg_status upg_container_check(const upg_container *container, const upg_st_tens
                                upg_error *err);
 /** Reads a whole file against its hashes, then checks its structure. pool NULL: on this thread.
  * Reports stage "verify" in bytes. Errors: as upg_container_open; E_CORRUPT: *bad_offset is the
- * first bad chunk's (the file's size when the end is missing) and the message names the tensor;
+ * first bad chunk's (a damaged table's begin; the file's size when the end is missing) and the
+ * message names the tensor;
  * E_CANCELLED. */
 upg_status upg_container_verify(const char *path, upg_pool *pool, const upg_listener *listener,
                                 uint64_t *bad_offset, upg_error *err);

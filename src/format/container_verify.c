@@ -121,8 +121,8 @@ upg_status upg_container_verify(const char *path, upg_pool *pool, const upg_list
     found = upg_hash_table_find(map.bytes, &table, err);
     if (found == UPG_OK)
         UPG_TRY(verify_chunks(map.bytes, &table, pool, listener, bad_offset, err));
-    else
-        *bad_offset = map.bytes.size; /* the end, where the table should have been */
+    else /* where the table is, or the end, where it should have been */
+        *bad_offset = table.covered > 0 ? table.covered : map.bytes.size;
     UPG_TRY(upg_container_parse(map.bytes, path, &c, err)); /* fails when `found` did */
     UPG_TRY(found);
 out:

@@ -59,13 +59,13 @@ upg_status upg_hash_table_find(upg_span file, upg_hash_table *table, upg_error *
                         covered, file.size);
     if (!upg_span_slice(file, covered, file.size - covered, &whole))
         return upg_fail(err, UPG_E_CORRUPT, "the hash table lies outside the file");
+    table->covered = covered; /* known, even if the table turns out to be damaged */
     upg_hash_chunk(whole.data, whole.size - UPG_HASH_BYTES, hash);
     if (memcmp(hash, trailer.data + 16, sizeof hash) != 0)
         return upg_fail(err, UPG_E_CORRUPT,
                         "the hash table (\"upg.hashes\", from byte %" PRIu64 ") is damaged",
                         covered);
     table->hashes = whole.data;
-    table->covered = covered;
     table->n_chunks = (size_t)upg_hash_chunks(covered);
     return UPG_OK;
 }
