@@ -10,7 +10,9 @@ upg.reference decodes the file format in NumPy, upg.baseline runs a layer as pla
 from ._hooks import Progress
 from ._library import lib as _lib
 from ._library import string as _string
-from .compression import Compressed, Compression, Machine, compress, machine, verify
+from .checkpoints import MatrixCheck, export, synthesize, verify_against
+from .compression import (Compressed, Compression, Estimate, Machine, compress, estimate, machine,
+                          verify)
 from .errors import (ArgumentError, BudgetError, BufferTooSmallError, BusyError, CancelledError,
                      ContextError, CorruptError, DataError, DeviceError, DeviceLostError,
                      ExistsError, FormatError, InternalError, IoError, NoSpaceError, NotFoundError,
@@ -27,9 +29,10 @@ __version__ = _string(_lib.upg_version())
 __all__ = [
     "ArgumentError", "BudgetError", "BufferTooSmallError", "BusyError", "CancelledError",
     "Compressed", "Compression", "ContextError", "CorruptError", "DataError", "DeviceError",
-    "DeviceLostError", "Evaluation", "ExistsError", "FormatError", "Generation", "InternalError",
-    "IoError", "Machine", "Model", "ModelInfo", "NoSpaceError", "NotFoundError",
+    "DeviceLostError", "Estimate", "Evaluation", "ExistsError", "FormatError", "Generation", "InternalError",
+    "IoError", "Machine", "MatrixCheck", "Model", "ModelInfo", "NoSpaceError", "NotFoundError",
     "OutOfMemoryError", "Progress", "Sampling", "Session", "StateError", "Status", "Step",
     "TensorInfo", "TextStream", "Tokenizer", "UnsupportedError", "UpgError", "VersionError",
-    "__version__", "compress", "decode", "machine", "verify",
+    "__version__", "compress", "decode", "estimate", "export", "machine", "synthesize", "verify",
+    "verify_against",
 ]

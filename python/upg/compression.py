@@ -29,6 +29,29 @@ class Compressed:
     seconds: float
 
 
+def _options(hooks: Hooks, bits_per_parameter: float, max_file_bytes: int,
+             calibration: str | os.PathLike[str] | None, threads: int, max_memory: int, seed: int,
+             overwrite: bool, independent: bool, evaluation: str | os.PathLike[str] | None,
+             evaluation_windows: int, outliers: bool) -> tuple[Any, list[Any]]:
+    """A upg_compress_options, and the texts that it points to."""
+    texts = [ffi.NULL if text is None else ffi.new("char[]", path_bytes(text))
+             for text in (calibration, evaluation)]
+    options = ffi.new("upg_compress_options *")
+    options.struct_size = ffi.sizeof("upg_compress_options")
+    try:
+        options.bits_per_parameter, options.threads = bits_per_parameter, threads
+        options.max_memory, options.seed = max_memory, seed
+        options.evaluation_windows, options.max_file_bytes = evaluation_windows, max_file_bytes
+    except (OverflowError, TypeError) as e:
+        raise errors.ArgumentError("bits_per_parameter, max_file_bytes, threads, max_memory, "
+                                   f"seed, evaluation_windows: {e}") from None
+    options.calibration, options.evaluation = texts
+    options.overwrite, options.independent = overwrite, independent
+    options.without_outliers = not outliers
+    hooks.fill(options.hooks)
+    return options, texts
+
+
 class Compression(Closable):
     """A planned compression: `plan` tells what will come, run() does it. compress() is both."""
 
@@ -41,21 +64,9 @@ class Compression(Closable):
                  progress: ProgressCallback | None = None) -> None:
         """Reads the headers and plans the rates; encodes nothing. Arguments: see compress()."""
         self._hooks = Hooks(progress)
-        texts = [ffi.NULL if text is None else ffi.new("char[]", path_bytes(text))
-                 for text in (calibration, evaluation)]
-        options = ffi.new("upg_compress_options *")
-        options.struct_size = ffi.sizeof("upg_compress_options")
-        try:
-            options.bits_per_parameter, options.threads = bits_per_parameter, threads
-            options.max_memory, options.seed = max_memory, seed
-            options.evaluation_windows, options.max_file_bytes = evaluation_windows, max_file_bytes
-        except (OverflowError, TypeError) as e:
-            raise errors.ArgumentError("bits_per_parameter, max_file_bytes, threads, max_memory, "
-                                       f"seed, evaluation_windows: {e}") from None
-        options.calibration, options.evaluation = texts
-        options.overwrite, options.independent = overwrite, independent
-        options.without_outliers = not outliers
-        self._hooks.fill(options.hooks)
+        options, _texts = _options(self._hooks, bits_per_parameter, max_file_bytes, calibration,
+                                   threads, max_memory, seed, overwrite, independent, evaluation,
+                                   evaluation_windows, outliers)
         out, error = ffi.new("upg_compress **"), new_error()
         status = lib.upg_compress_open(path_bytes(checkpoint), path_bytes(output), options, out,
                                        error)
@@ -123,6 +134,64 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
                      evaluation_windows=evaluation_windows, outliers=outliers,
                      progress=progress) as job:
         return job.run()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a compression would take, told before it begins.
+
+    Computed from its plan; file_bytes is an upper bound, memory_bytes and disk_bytes are what it
+    takes at most: parameters, source_bytes, weight_bytes, file_bytes, ratio_fp32, ratio_source.
+
+    memory_available, disk_available
+                   now; 0 = not known
+    fits_memory, fits_disk
+                   whether there is room
+    seconds        estimated: the sum of plan_seconds (sensitivities, outliers), text_seconds (the
+                   text through the model, its moments) and code_seconds
+    code_rate      measured: weights coded to nearest a second, by all threads
+    product_rate   measured: floating-point operations a second; 0 without calibration
+    measured_seconds
+                   how long that took"""
+
+    parameters: int
+    source_bytes: int
+    weight_bytes: int
+    file_bytes: int
+    ratio_fp32: float
+    ratio_source: float
+    memory_bytes: int
+    disk_bytes: int
+    memory_available: int
+    disk_available: int
+    fits_memory: bool
+    fits_disk: bool
+    seconds: float
+    plan_seconds: float
+    text_seconds: float
+    code_seconds: float
+    code_rate: float
+    product_rate: float
+    measured_seconds: float
+
+
+def estimate(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *,
+             bits_per_parameter: float = 0.0, max_file_bytes: int = 0,
+             calibration: str | os.PathLike[str] | None = None, threads: int = 0,
+             max_memory: int = 0, overwrite: bool = False, independent: bool = False,
+             outliers: bool = True, progress: ProgressCallback | None = None) -> Estimate:
+    """Says in seconds what compress() with the same arguments would make and take. Writes nothing.
+
+    Raises what compress() raises before its work; that something does not fit is no error."""
+    hooks, error = Hooks(progress), new_error()
+    options, _texts = _options(hooks, bits_per_parameter, max_file_bytes, calibration, threads,
+                               max_memory, 0, overwrite, independent, None, 0, outliers)
+    e = ffi.new("upg_estimate *")
+    e.struct_size = ffi.sizeof("upg_estimate")
+    status = lib.upg_compress_estimate(path_bytes(checkpoint), path_bytes(output), options, e,
+                                       error)
+    hooks.check(status, error)
+    return Estimate(**{name: getattr(e, name) for name in Estimate.__annotations__})
 
 
 def verify(path: str | os.PathLike[str], *, threads: int = 0,
