@@ -50,7 +50,7 @@ typedef struct upg_model upg_model;
 typedef int32_t          upg_token; /* 0 <= token < vocab_size */
 typedef struct upg_model_options {
     size_t      struct_size;
-    const char *device;  /* "cpu", "ref", "cuda:0", "vulkan:0"; NULL = the best (see the log) */
+    const char *device; /* "cpu", "ref", "cuda:0"; NULL, "auto" = the best there is (see the log) */
     uint32_t    threads; /* CPU threads, at most 4096; 0 = one per physical core this process may
                           * use; more than there are cores only make it slower (a warning) */
     uint32_t verify;     /* chunk hashes: 0 = header only, 1 = before the first pass, 2 = now; of

@@ -34,6 +34,8 @@ static upg_status open_by(loader *load, const char *name, const upg_model_option
     upg_engine_settings settings = { o->device, o->threads, o->verify, o->max_memory, &listener };
     upg_status          st = load(name, &settings, model, err);
 
+    if (st == UPG_OK && (*model)->passed_over[0] != '\0')
+        upg_hooks_log(&o->hooks, UPG_LOG_WARN, "not on %s", (*model)->passed_over);
     if (st == UPG_OK)
         upg_hooks_log(&o->hooks, UPG_LOG_INFO, "%s runs on %s", name,
                       (*model)->class_->describe((*model)->backend));

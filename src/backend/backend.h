@@ -60,8 +60,10 @@ typedef struct upg_backend_class {
     /** Scratch bytes in use. */
     uint64_t (*memory)(const upg_backend *backend);
     void (*close)(upg_backend *backend); /* NULL is fine */
-    /* KV pages in the device's own memory; all three are NULL where pages are the host's. Called by
+    /* KV pages in the device's own memory; all four are NULL where pages are the host's. Called by
      * any thread, also while `run` runs. */
+    /** Bytes that pages could take now; 0 = not known. */
+    uint64_t (*kv_available)(upg_backend *backend);
     /** Errors: E_NOMEM, E_DEVICE_LOST. */
     upg_status (*kv_allocate)(upg_backend *backend, size_t bytes, uint8_t **page, upg_error *err);
     void (*kv_free)(upg_backend *backend, uint8_t *page, size_t bytes);

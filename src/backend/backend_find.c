@@ -19,6 +19,8 @@ upg_status upg_backend_find(const char *device, const upg_backend_class **class_
     size_t used = 0;
 
     *class_ = NULL;
+    if (device && strcmp(device, "auto") == 0)
+        device = NULL;
     if (device && (strcmp(device, "cuda") == 0 || strncmp(device, "cuda:", 5) == 0))
         return upg_cuda_load(class_, err);
     if (!device && upg_cuda_load(class_, NULL) == UPG_OK)
@@ -33,6 +35,6 @@ upg_status upg_backend_find(const char *device, const upg_backend_class **class_
         if (used >= sizeof names)
             used = sizeof names - 1;
     }
-    return upg_fail(err, UPG_E_DEVICE, "no device \"%.32s\"; this build has: %s, cuda", device,
-                    names);
+    return upg_fail(err, UPG_E_DEVICE, "no device \"%.32s\"; this build has: %s, cuda, auto",
+                    device, names);
 }

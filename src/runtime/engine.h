@@ -46,6 +46,7 @@ struct upg_model {
     uint32_t                 n_ends;
     upg_token                ends[UPG_ENGINE_ENDS];
     char                    *program_text, *quality_json;
+    char passed_over[512]; /* why the best device does not run it; "" = it does */
 
     pthread_mutex_t   lock;
     bool              unchecked; /* weights are to be checked before the first pass */
@@ -57,7 +58,7 @@ struct upg_model {
 };
 
 typedef struct upg_engine_settings {
-    const char         *device; /* NULL = the best */
+    const char         *device; /* NULL or "auto" = the best that takes the model */
     uint32_t            threads, verify;
     uint64_t            max_memory;
     const upg_listener *listener;

@@ -2,6 +2,7 @@
  *
  *   weights ─► tokenizer ─► checks ─► program ─► backend, with as many rows as the memory allows */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -134,6 +135,24 @@ static upg_status allocate_space(upg_model *m, upg_error *err)
     return ok ? UPG_OK : UPG_E_NOMEM;
 }
 
+/* A device that was asked for takes the model or is an error. When none was, a device that cannot
+ * take it, for want of memory say, is passed over for the CPU, and the model tells why. */
+static upg_status choose_backend(upg_model *m, const upg_engine_settings *s, upg_error *err)
+{
+    const bool automatic = s->device == NULL || strcmp(s->device, "auto") == 0;
+    upg_error  why = { 0 };
+    upg_status st;
+
+    if (!automatic || m->class_ == &upg_backend_cpu)
+        return fit_backend(m, automatic ? NULL : s->device, s->max_memory, err);
+    st = fit_backend(m, NULL, s->max_memory, &why);
+    if (st == UPG_OK)
+        return st;
+    snprintf(m->passed_over, sizeof m->passed_over, "%s: %s", m->class_->name, why.message);
+    m->class_ = &upg_backend_cpu;
+    return fit_backend(m, NULL, s->max_memory, err);
+}
+
 /* ---- checks asked for ------------------------------------------------------------------------ */
 
 static upg_status verify_now(const char *path, const upg_engine_settings *s, upg_error *err)
@@ -176,7 +195,7 @@ static upg_status build(const upg_engine_settings *s, upg_model *m, upg_error *e
     collect_ends(m);
     UPG_TRY(upg_program_build(m->weights, &m->program, err));
     UPG_TRY(print_program(m, err));
-    UPG_TRY(fit_backend(m, s->device, s->max_memory, err));
+    UPG_TRY(choose_backend(m, s, err));
     UPG_TRY(allocate_space(m, err));
 out:
     return st;

@@ -103,18 +103,21 @@ static upg_status check_memory(const upg_model *model, const upg_session_setting
     uint64_t total, available, bytes = bytes_for(model, settings, context, settings->kv_int8);
     char     smaller[80] = "";
 
-    upg_system_memory(&total, &available);
-    if (available == 0 || bytes <= available || model->class_->kv_allocate != NULL)
-        return UPG_OK; /* not known, enough, or the device's own */
+    if (model->class_->kv_available != NULL)
+        available = model->class_->kv_available(model->backend);
+    else
+        upg_system_memory(&total, &available);
+    if (available == 0 || bytes <= available)
+        return UPG_OK; /* not known, or enough */
     if (!settings->kv_int8)
         snprintf(smaller, sizeof smaller, "; kv_int8 would need %" PRIu64,
                  bytes_for(model, settings, context, true));
     return upg_fail(err, UPG_E_BUDGET,
                     "a context of %" PRIu32 " tokens needs %" PRIu64
                     " bytes for keys and values, there are %" PRIu64
-                    ": context_tokens up to %" PRIu64 " would fit%s",
-                    context, bytes, available, fitting_context(model, settings, context, available),
-                    smaller);
+                    " on %s: context_tokens up to %" PRIu64 " would fit%s",
+                    context, bytes, available, model->class_->name,
+                    fitting_context(model, settings, context, available), smaller);
 }
 
 upg_status upg_session_make(upg_model *model, const upg_session_settings *settings,

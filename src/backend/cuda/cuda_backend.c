@@ -78,6 +78,20 @@ static void free_page(upg_backend *backend, uint8_t *page, size_t bytes)
     pthread_mutex_unlock(&b->kv_lock);
 }
 
+static uint64_t room_for_pages(upg_backend *backend)
+{
+    cuda_backend *b = cuda_of(backend);
+    size_t        there = 0, total = 0;
+
+    if (cudaSetDevice(b->device) != cudaSuccess || cudaMemGetInfo(&there, &total) != cudaSuccess)
+        return 0;
+    pthread_mutex_lock(&b->kv_lock);
+    for (const cuda_page *p = b->free_pages; p != NULL; p = p->next)
+        there += p->bytes;
+    pthread_mutex_unlock(&b->kv_lock);
+    return there;
+}
+
 static upg_status copy_page(upg_backend *backend, void *to, const void *from, size_t bytes,
                             upg_error *err)
 {
@@ -279,6 +293,7 @@ static const upg_backend_class class_cuda = { .name = "cuda",
                                               .describe = describe_backend,
                                               .memory = backend_memory,
                                               .close = close_backend,
+                                              .kv_available = room_for_pages,
                                               .kv_allocate = allocate_page,
                                               .kv_free = free_page,
                                               .kv_copy = copy_page };

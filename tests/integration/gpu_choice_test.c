@@ -1,0 +1,120 @@
+/* Which device a model runs on when the GPU is too small for it: an error where the GPU was asked
+ * for by name, else the CPU, said aloud. The GPU is a module that refuses every model. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "runtime/engine.h"
+#include "upg/upg.h"
+
+typedef struct said {
+    char warning[600], choice[600];
+} said;
+
+static void listen(void *user, upg_log level, const char *message)
+{
+    said *s = user;
+    char *to = level == UPG_LOG_WARN ? s->warning : level == UPG_LOG_INFO ? s->choice : NULL;
+
+    if (to != NULL && strlen(message) < sizeof s->warning)
+        strcpy(to, message);
+}
+
+static upg_status open_on(const char *device, said *s, upg_model **model, upg_error *err)
+{
+    upg_model_options options = { .struct_size = sizeof options,
+                                  .device = device,
+                                  .threads = 1,
+                                  .hooks = { .log = listen, .user = s } };
+
+    memset(s, 0, sizeof *s);
+    return upg_model_open(UPG_TEST_DATA "/phi4-micro", &options, model, err);
+}
+
+static void passed_over_unless_asked_for(void **state)
+{
+    static const char *const automatic[] = { NULL, "auto" };
+    upg_model               *model;
+    upg_error                err;
+    said                     s;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        upg_model_info info = { .struct_size = sizeof info };
+        upg_session   *session;
+        upg_token      token = 1;
+
+        assert_int_equal(open_on(automatic[i], &s, &model, &err), UPG_OK);
+        assert_non_null(strstr(s.warning, "cuda: the model needs more than a small GPU has"));
+        assert_non_null(strstr(s.choice, "runs on cpu"));
+        assert_int_equal(upg_model_describe(model, &info, &err), UPG_OK);
+        assert_int_equal(strncmp(info.device, "cpu", 3), 0);
+        assert_int_equal(upg_session_create(model, NULL, &session, &err), UPG_OK);
+        assert_int_equal(upg_prefill(session, &token, 1, NULL, &err), UPG_OK);
+        upg_session_close(session);
+        upg_model_close(model);
+    }
+}
+
+static void asked_for_is_an_error(void **state)
+{
+    upg_model *model;
+    upg_error  err;
+    said       s;
+
+    (void)state;
+    assert_int_equal(open_on("cuda:0", &s, &model, &err), UPG_E_NOMEM);
+    assert_null(model);
+    assert_non_null(strstr(err.message, "small GPU has (cuda:0)"));
+    assert_string_equal(s.warning, "");
+    assert_int_equal(open_on("cpu", &s, &model, &err), UPG_OK);
+    assert_string_equal(s.warning, "");
+    upg_model_close(model);
+}
+
+static uint64_t little_room(upg_backend *backend)
+{
+    (void)backend;
+    return 300000;
+}
+
+/* A device with memory of its own: the context is held against that, before anything is taken. */
+static void context_that_the_device_lacks(void **state)
+{
+    upg_session_options options = { .struct_size = sizeof options, .context_tokens = 1024 };
+    upg_backend_class   small;
+    upg_session        *session;
+    upg_model          *model;
+    upg_error           err;
+    said                s;
+
+    (void)state;
+    assert_int_equal(open_on("cpu", &s, &model, &err), UPG_OK);
+    small = *model->class_;
+    small.name = "small";
+    small.kv_available = little_room;
+    model->class_ = &small;
+    assert_int_equal(upg_session_create(model, &options, &session, &err), UPG_E_BUDGET);
+    assert_non_null(strstr(err.message, "there are 300000 on small: context_tokens up to "));
+    options.context_tokens = 64;
+    assert_int_equal(upg_session_create(model, &options, &session, &err), UPG_OK);
+    upg_session_close(session);
+    upg_model_close(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(passed_over_unless_asked_for),
+        cmocka_unit_test(asked_for_is_an_error),
+        cmocka_unit_test(context_that_the_device_lacks),
+    };
+
+    setenv("UPG_CUDA_MODULE", SMALL_GPU_MODULE, 1);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
