@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,8 +22,8 @@ static void listen(void *user, upg_log level, const char *message)
     said *s = user;
     char *to = level == UPG_LOG_WARN ? s->warning : level == UPG_LOG_INFO ? s->choice : NULL;
 
-    if (to != NULL && strlen(message) < sizeof s->warning)
-        strcpy(to, message);
+    if (to != NULL)
+        snprintf(to, sizeof s->warning, "%s", message);
 }
 
 static upg_status open_on(const char *device, said *s, upg_model **model, upg_error *err)
