@@ -256,6 +256,15 @@ static uint32_t guesses_for_each(const upg_model *m, size_t n)
     return n < rows ? (uint32_t)(rows / n - 1) : 0;
 }
 
+/* A lost device ends the call as a whole, also when it was met ahead of the pass. */
+static upg_status give_up(const pass *p, size_t n, const upg_error *why, upg_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p->steps[i].status == UPG_OK)
+            finish_failed(p->sessions[i], &p->steps[i], UPG_E_DEVICE_LOST, why);
+    return upg_fail(err, UPG_E_DEVICE_LOST, "%s", why->message);
+}
+
 upg_status upg_session_step(upg_session *const *sessions, size_t n, upg_step *steps, upg_error *err)
 {
     static const upg_kv_type types[] = { UPG_KV_F16, UPG_KV_F32, UPG_KV_I8 };
@@ -271,6 +280,8 @@ upg_status upg_session_step(upg_session *const *sessions, size_t n, upg_step *st
         ready = prepare(sessions[i], guesses, &steps[i], &sessions[i]->last_error);
         if (ready != UPG_OK)
             fail_step(&steps[i], ready);
+        if (ready == UPG_E_DEVICE_LOST)
+            return give_up(&p, i, &sessions[i]->last_error, err);
     }
     for (size_t t = 0; t < sizeof types / sizeof types[0]; t++)
         UPG_TRY(run_type(&p, n, types[t], err));

@@ -1,4 +1,4 @@
-/* Which device a model runs on when the GPU is too small for it: an error where the GPU was asked
+/* What becomes of a model when the GPU is too small or goes: too small, an error where it was asked
  * for by name, else the CPU, said aloud. The GPU is a module that refuses every model. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -108,12 +108,65 @@ static void context_that_the_device_lacks(void **state)
     upg_model_close(model);
 }
 
+static int runs_left;
+
+static upg_status run_until_lost(upg_backend *backend, const upg_batch *batch, upg_error *err)
+{
+    if (runs_left-- > 0)
+        return upg_backend_cpu.run(backend, batch, err);
+    return upg_fail(err, UPG_E_DEVICE_LOST, "CUDA failed while computing a token: Xid");
+}
+
+/* The device goes while a token is computed: every session says so from then on, and the process
+ * goes on with what it opens next. */
+static void lost_during_a_token(void **state)
+{
+    const upg_token   prompt[] = { 1, 2, 3 };
+    upg_backend_class frail;
+    upg_session      *sessions[2], *later;
+    upg_step          steps[2] = { { 0 } };
+    upg_model        *model;
+    upg_error         err;
+    said              s;
+
+    (void)state;
+    assert_int_equal(open_on("cpu", &s, &model, &err), UPG_OK);
+    frail = *model->class_;
+    frail.run = run_until_lost;
+    model->class_ = &frail;
+    runs_left = 4; /* two prompts, two tokens */
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(upg_session_create(model, NULL, &sessions[i], &err), UPG_OK);
+        assert_int_equal(upg_prefill(sessions[i], prompt, 3, NULL, &err), UPG_OK);
+    }
+    assert_int_equal(upg_decode(sessions, 2, steps, &err), UPG_OK);
+    assert_int_equal(upg_decode(sessions, 2, steps, &err), UPG_OK);
+    assert_int_equal(runs_left, 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(upg_decode(sessions, 2, steps, &err), UPG_E_DEVICE_LOST);
+        assert_non_null(strstr(err.message, "Xid"));
+        assert_int_equal(upg_prefill(sessions[i], prompt, 3, NULL, &err), UPG_E_DEVICE_LOST);
+    }
+    assert_false(upg_status_retryable(UPG_E_DEVICE_LOST));
+    upg_session_close(sessions[0]);
+    upg_session_close(sessions[1]);
+    upg_model_close(model);
+
+    assert_int_equal(open_on("auto", &s, &model, &err), UPG_OK);
+    assert_int_equal(upg_session_create(model, NULL, &later, &err), UPG_OK);
+    assert_int_equal(upg_prefill(later, prompt, 3, NULL, &err), UPG_OK);
+    assert_int_equal(upg_decode(&later, 1, steps, &err), UPG_OK);
+    upg_session_close(later);
+    upg_model_close(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(passed_over_unless_asked_for),
         cmocka_unit_test(asked_for_is_an_error),
         cmocka_unit_test(context_that_the_device_lacks),
+        cmocka_unit_test(lost_during_a_token),
     };
 
     setenv("UPG_CUDA_MODULE", SMALL_GPU_MODULE, 1);
