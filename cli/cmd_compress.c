@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "command.h"
 #include "compress_args.h"
@@ -39,6 +40,15 @@ const cli_option cli_compress_options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, force),
       .help = "replaces FILE if it exists" },
+    { .name = "resume",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, resume),
+      .help = "goes on with FILE.journal, which a run that was killed,\n"
+              "interrupted or short of disk left; afresh without one" },
+    { .name = "no-journal",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, no_journal),
+      .help = "keeps nothing to resume from" },
     { .name = "calibration",
       .type = CLI_TEXT,
       .argument = "TEXTFILE",
@@ -82,6 +92,10 @@ const cli_option cli_compress_options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, json),
       .help = "the last line on standard output is a JSON object" },
+    { .name = "json-progress",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, json_progress),
+      .help = "progress as lines of JSON on standard error" },
     { .name = "threads",
       .letter = 't',
       .type = CLI_U32,
@@ -178,6 +192,21 @@ static int finish(const cli_command *command, const compress_args *args, const u
     return cli_finish_output();
 }
 
+/* After a failure: what is there to go on with. */
+static void note_journal(const compress_args *args, upg_status st)
+{
+    char        folder[4096];
+    struct stat info;
+
+    if (args->quiet || args->plan_only || args->no_journal || st == UPG_E_EXISTS ||
+        snprintf(folder, sizeof folder, "%s.journal/head.json", args->output) >=
+            (int)sizeof folder ||
+        stat(folder, &info) != 0)
+        return;
+    fprintf(stderr, "What is done is kept in %s.journal; the same command with --resume goes on.\n",
+            args->output);
+}
+
 int cli_compress_check(const cli_command *command, const compress_args *args)
 {
     if (args->evaluation_windows && !args->evaluation)
@@ -185,6 +214,12 @@ int cli_compress_check(const cli_command *command, const compress_args *args)
     if (args->no_calibration && (args->calibration || args->independent))
         return cli_usage(command,
                          "--no-calibration goes with neither --calibration nor --independent");
+    if (args->plan_only && args->resume)
+        return cli_usage(command, "--plan-only does not go with --resume");
+    if (args->no_journal && args->resume)
+        return cli_usage(command, "--no-journal does not go with --resume");
+    if (args->quiet && args->json_progress)
+        return cli_usage(command, "--quiet does not go with --json-progress");
     if (args->calibration && !args->calibration[0])
         return cli_usage(command, "--calibration \"\": no file name");
     return -1;
@@ -203,6 +238,8 @@ void cli_compress_how(const compress_args *args, upg_compress_options *how)
     how->max_memory = args->max_memory;
     how->seed = args->seed;
     how->overwrite = args->force;
+    how->journal = !args->plan_only && !args->no_journal;
+    how->resume = !args->plan_only && args->resume;
 }
 
 static int run(const cli_command *command, int argc, char **argv)
@@ -224,6 +261,7 @@ static int run(const cli_command *command, int argc, char **argv)
     if (exit_code >= 0)
         return exit_code;
     cli_progress_init(&progress, args.quiet);
+    progress.is_json = args.json_progress;
     cli_compress_how(&args, &how);
     how.hooks = cli_progress_hooks(&progress);
     st = upg_compress_open(parsed.operands[0], args.output, &how, &job, &err);
@@ -236,6 +274,7 @@ static int run(const cli_command *command, int argc, char **argv)
         exit_code = finish(command, &args, job);
     } else {
         exit_code = cli_report(command, st, &err);
+        note_journal(&args, st);
         if (st == UPG_E_CANCELLED)
             exit_code = cli_signals_exit_code();
     }
@@ -249,7 +288,8 @@ const cli_command cli_compress = {
     .summary = "turns a checkpoint folder into one .upg file",
     .about = "Compresses the checkpoint in DIR (config.json, safetensors, tokenizer.json) into\n"
              "FILE. The file is written beside its final name and takes that name only when it\n"
-             "is complete, synced and verified: after a failure or Ctrl-C nothing remains.",
+             "is complete, synced and verified. What is done is kept in FILE.journal meanwhile:\n"
+             "after a failure, kill -9 or Ctrl-C, --resume goes on to the same bytes.",
     .options = cli_compress_options,
     .n_operands = 1,
     .run = run,

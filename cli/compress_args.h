@@ -11,6 +11,7 @@ typedef struct compress_args {
     uint32_t    threads, evaluation_windows;
     uint64_t    size, max_memory, seed;
     bool        force, json, plan_only, quiet, no_calibration, independent, no_outliers;
+    bool        resume, no_journal, json_progress;
 } compress_args;
 
 extern const cli_option cli_compress_options[];

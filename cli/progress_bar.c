@@ -109,6 +109,19 @@ static void draw_line(cli_progress *progress, const upg_progress *now, bool ende
     fprintf(stderr, "%s\n", line);
 }
 
+/* All words in a report are the library's own: nothing to escape. */
+static void print_json(const upg_progress *now)
+{
+    fprintf(stderr,
+            "{\"stage\":\"%s\",\"unit\":\"%s\",\"done\":%" PRIu64 ",\"total\":%" PRIu64
+            ",\"rate\":%.6g,\"seconds_left\":",
+            now->stage, now->unit, now->done, now->total, now->rate);
+    if (now->seconds >= 0)
+        fprintf(stderr, "%.3f}\n", now->seconds);
+    else
+        fputs("null}\n", stderr);
+}
+
 static int on_progress(void *user, const upg_progress *now)
 {
     cli_progress *progress = user;
@@ -123,7 +136,9 @@ static int on_progress(void *user, const upg_progress *now)
     if (progress->quiet || (ended && progress->ended))
         return cli_signals_caught();
     progress->ended = ended;
-    if (progress->is_terminal)
+    if (progress->is_json)
+        print_json(now);
+    else if (progress->is_terminal)
         draw_bar(progress, now, ended);
     else
         draw_line(progress, now, ended);

@@ -10,6 +10,7 @@
 
 typedef struct cli_progress {
     bool   quiet, is_terminal;
+    bool   is_json;   /* lines of JSON in place of bars */
     char   stage[32]; /* of the last report, for stage changes */
     double last_s;    /* when the last plain line was printed */
     bool   is_open;   /* a bar stands on the terminal's last line */

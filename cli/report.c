@@ -68,7 +68,9 @@ int cli_report(const cli_command *command, upg_status status, const upg_error *e
         return CLI_OK;
     print_name(command);
     fprintf(stderr, "%s\n", err->message[0] ? err->message : upg_status_text(status));
-    if (status == UPG_E_EXISTS && has_option(command, "force"))
+    /* a journal is hours of work: --force leaves it alone */
+    if (status == UPG_E_EXISTS && has_option(command, "force") &&
+        !strstr(err->message, ".journal:"))
         fprintf(stderr, "Use --force to replace it.\n");
     return cli_exit_code(status);
 }

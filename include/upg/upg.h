@@ -360,10 +360,16 @@ typedef struct upg_compress_options {
     uint32_t evaluation_windows; /* of 512 tokens, evenly spread over the text; 0 = 64 */
     bool     without_outliers; /* keep every weight in the code: no single weights or columns beside
                                 * it, which are else bought where they pay */
+    bool journal; /* keep what is done in OUTPUT.journal until the output has its name, so that
+                   * a run that ended early can be resumed; one that is there is refused */
+    bool resume;  /* go on with that journal, whose input, options and machine must be these,
+                   * to the same bytes; afresh where there is none */
 } upg_compress_options;
 
 /** Reads the headers, checks shapes and types, plans the rates; encodes nothing.
- * Errors: as upg_model_open; E_EXISTS, E_NOSPACE, E_BUDGET (says the least possible). */
+ * Errors: as upg_model_open; E_EXISTS, E_NOSPACE, E_BUDGET (says the least possible); with a
+ * journal E_EXISTS (resume it or remove it), E_DATA (the input has changed), E_UNSUPPORTED (other
+ * options, another machine), E_VERSION, E_CORRUPT, E_BUSY (another process works on it). */
 UPG_FN upg_compress_open(const char *checkpoint, const char *output,
                          const upg_compress_options *options, upg_compress **job, upg_error *err);
 /** JSON: size, ratios, memory, disk, rate per matrix, predictions marked as such. Owned by job. */
@@ -373,7 +379,7 @@ UPG_API const char *upg_compress_plan(const upg_compress *job);
  * NULL before. Owned by job. */
 UPG_API const char *upg_compress_result(const upg_compress *job);
 /** Does the work. The output takes its name only when complete, synced and verified; after a
- * failure nothing of it remains. */
+ * failure nothing of it remains but the journal, where one was asked for. */
 UPG_FN       upg_compress_run(upg_compress *job, upg_error *err);
 UPG_API void upg_compress_cancel(upg_compress *job);
 UPG_API void upg_compress_close(upg_compress *job);

@@ -100,6 +100,8 @@ static upg_status open_job(const char *checkpoint, const char *output,
     settings.independent = o.independent;
     settings.quick = quick;
     settings.without_outliers = o.without_outliers;
+    settings.journal = o.journal && !quick;
+    settings.resume = o.resume && !quick;
     settings.max_file_bytes = o.max_file_bytes;
     settings.calibration_name = o.calibration;
     settings.listener = c->listener;

@@ -36,6 +36,21 @@ static bool injected_failure(void)
     return true;
 }
 
+static upg_file_watcher *watcher;
+static void             *watcher_user;
+
+void upg_file_watch(upg_file_watcher *watch, void *user)
+{
+    watcher = watch;
+    watcher_user = user;
+}
+
+void upg_file_note(upg_file_op op, const char *path, const char *to)
+{
+    if (watcher != NULL)
+        watcher(watcher_user, op, path, to);
+}
+
 /* Opens a regular file for reading and tells its size. */
 static upg_status open_regular(const char *path, int *fd, uint64_t *size, upg_error *err)
 {
@@ -211,6 +226,8 @@ upg_status upg_outfile_create(const char *path, bool overwrite, upg_outfile **ou
     snprintf(file->temporary, size + 16, "%s.tmp-XXXXXX", path);
     if (!injected_failure())
         file->fd = mkostemp(file->temporary, O_CLOEXEC);
+    if (file->fd >= 0)
+        upg_file_note(UPG_FILE_CREATE, file->temporary, NULL);
     if (file->fd < 0)
         UPG_TRY(upg_fail_os(err, UPG_E_IO, errno, "%s: cannot create a file in this folder", path));
     file->created = true;
@@ -241,6 +258,7 @@ upg_status upg_outfile_write_at(upg_outfile *file, uint64_t offset, const void *
 {
     const char *from = bytes;
 
+    upg_file_note(UPG_FILE_WRITE, file->temporary, NULL);
     while (size > 0) {
         ssize_t put = injected_failure() ? -1 : pwrite(file->fd, from, size, (off_t)offset);
 
@@ -300,6 +318,7 @@ static void sync_folder_of(const char *path)
     if (fd >= 0) {
         (void)fsync(fd);
         close(fd);
+        upg_file_note(UPG_FILE_SYNC_FOLDER, slash == NULL ? "." : folder, NULL);
     }
     free(folder);
 }
@@ -320,13 +339,16 @@ upg_status upg_outfile_commit(upg_outfile *file, upg_error *err)
 
     if (injected_failure() || fsync(file->fd) != 0)
         UPG_TRY(upg_fail_os(err, UPG_E_IO, errno, "%s: fsync failed", file->target));
+    upg_file_note(UPG_FILE_SYNC, file->temporary, NULL);
     if (file->overwrite) {
         if (injected_failure() || rename(file->temporary, file->target) != 0)
             UPG_TRY(upg_fail_os(err, UPG_E_IO, errno, "%s: rename failed", file->target));
+        upg_file_note(UPG_FILE_RENAME, file->temporary, file->target);
     } else { /* link refuses an existing target, rename would replace it */
         if (injected_failure() || link(file->temporary, file->target) != 0)
             UPG_TRY(upg_fail_os(err, UPG_E_IO, errno, "%s: cannot give the file its name",
                                 file->target));
+        upg_file_note(UPG_FILE_LINK, file->temporary, file->target);
         (void)unlink(file->temporary);
     }
     file->created = false;

@@ -62,6 +62,29 @@ void upg_outfile_discard(upg_outfile *file);
 /** Path of the temporary, borrowed until commit or discard. */
 const char *upg_outfile_temporary(const upg_outfile *file);
 
+/** A file's size and when it was last changed, in nanoseconds. False when it cannot be asked. */
+bool upg_file_stamp(const char *path, uint64_t *bytes, int64_t *changed_ns);
+/** Creates a folder; one that is there is fine. Errors: E_IO, E_NOSPACE. */
+upg_status upg_folder_make(const char *path, upg_error *err);
+/** Removes a file or an empty folder, if it is there. Errors: E_IO. */
+upg_status upg_file_remove(const char *path, upg_error *err);
+
+/** Test hook: told of each step that changes the disk, after it was done (of writes, before). A
+ * test that ends the process there sees what a crash at that moment leaves. */
+typedef enum upg_file_op {
+    UPG_FILE_CREATE,
+    UPG_FILE_WRITE,
+    UPG_FILE_SYNC,
+    UPG_FILE_RENAME,
+    UPG_FILE_LINK,
+    UPG_FILE_REMOVE,
+    UPG_FILE_SYNC_FOLDER
+} upg_file_op;
+typedef void upg_file_watcher(void *user, upg_file_op op, const char *path, const char *to);
+void         upg_file_watch(upg_file_watcher *watcher, void *user);
+/** For functions outside file.c that do such steps. */
+void upg_file_note(upg_file_op op, const char *path, const char *to);
+
 /** Test hook: the write, fsync, rename … after `successes` more successful ones fails with
  * `os_errno`, and every later one too. UINT64_MAX (the default) never fails. */
 void upg_file_fail_after(uint64_t successes, int os_errno);

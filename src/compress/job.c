@@ -16,6 +16,7 @@
 #include "compress/encode.h"
 #include "compress/job_memory.h"
 #include "compress/job_report.h"
+#include "compress/journal_sink.h"
 #include "compress/outlier_search.h"
 #include "compress/sensitivity.h"
 #include "format/container_layout.h"
@@ -30,10 +31,11 @@
 #define SENSITIVITY_WINDOWS 8u
 #define FP32_BYTES          4u
 #define MIN_FP32_RATIO      10u
+#define KEEP_SECONDS        60.0
 
 struct upg_job {
     upg_job_settings   settings;
-    char              *output;
+    char              *output, *checkpoint;
     upg_weights       *weights;
     upg_arena          arena;
     upg_plan           plan;
@@ -43,6 +45,7 @@ struct upg_job {
     upg_buffer         options_json, plan_json, result_json;
     upg_job_summary    summary;
     upg_memory_choice  plan_memory, encode_memory;
+    upg_journal       *journal; /* NULL: nothing is kept */
     bool               ran, succeeded;
 };
 
@@ -267,6 +270,30 @@ static upg_status choose_memory(upg_job *job, upg_error *err)
                              threads_of(job), limit, &job->plan_memory, &job->encode_memory, err);
 }
 
+static upg_journal_key key_of(const upg_job *job)
+{
+    return (upg_journal_key) { job->checkpoint, job->weights, job->options_json.data, &job->plan };
+}
+
+/* What the plan's units matter: measured, or as an earlier run measured it. */
+static upg_status measure_or_recall(upg_job *job, upg_error *err)
+{
+    upg_journal_key key = key_of(job);
+    upg_pool       *pool = NULL;
+    upg_status      st;
+
+    if (job->journal == NULL || !upg_journal_begun(job->journal))
+        return job->calibration.n_windows > 0 && !job->settings.quick ? measure_plan(job, err)
+                                                                      : UPG_OK;
+    st = upg_pool_create(threads_of(job), &pool, err);
+    if (st == UPG_OK)
+        st = upg_journal_check(job->journal, &key, pool, err);
+    if (st == UPG_OK)
+        st = upg_journal_apply(job->journal, &job->plan, err);
+    upg_pool_close(pool);
+    return st;
+}
+
 static upg_status make_plan(upg_job *job, upg_error *err)
 {
     upg_status         st;
@@ -282,8 +309,7 @@ static upg_status make_plan(upg_job *job, upg_error *err)
     UPG_TRY(upg_container_plan_size(&job->file_plan, &least, err));
     UPG_TRY(code_budget(job, &least, &budget, err));
     UPG_TRY(choose_memory(job, err));
-    if (job->calibration.n_windows > 0 && !job->settings.quick)
-        UPG_TRY(measure_plan(job, err));
+    UPG_TRY(measure_or_recall(job, err));
     if (!job->settings.without_outliers && !job->settings.quick)
         UPG_TRY(find_outliers(job, err));
     /* the names of outliers may cost the header one more page */
@@ -345,6 +371,27 @@ static uint64_t peak_memory(const upg_job *job)
                                                              : job->encode_memory.bytes;
 }
 
+static upg_status open_journal(upg_job *job, upg_error *err)
+{
+    upg_buffer folder;
+    upg_status st;
+
+    upg_buffer_init(&folder, SIZE_MAX / 2);
+    st = upg_buffer_addf(&folder, err, "%s.journal", job->output);
+    if (st == UPG_OK)
+        st = upg_journal_open(folder.data,
+                              job->settings.resume ? UPG_JOURNAL_RESUME : UPG_JOURNAL_NEW,
+                              &job->journal, err);
+    upg_buffer_deinit(&folder);
+    return st;
+}
+
+static bool may_be_ours(const upg_job *job)
+{
+    return job->settings.resume &&
+           (upg_journal_begun(job->journal) || upg_journal_done(job->journal) != NULL);
+}
+
 upg_status upg_job_open(const char *checkpoint, const char *output,
                         const upg_job_settings *settings, upg_job **out, upg_error *err)
 {
@@ -359,11 +406,15 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     upg_buffer_init(&job->plan_json, 64u << 20);
     upg_buffer_init(&job->result_json, 4096);
     job->output = upg_strndup(output, strlen(output), err);
-    UPG_TRY(job->output != NULL ? UPG_OK : UPG_E_NOMEM);
+    job->checkpoint = upg_strndup(checkpoint, strlen(checkpoint), err);
+    UPG_TRY(job->output != NULL && job->checkpoint != NULL ? UPG_OK : UPG_E_NOMEM);
     if (!(settings->bits_per_parameter >= 0 && settings->bits_per_parameter <= MAX_BITS))
         UPG_TRY(upg_fail(err, UPG_E_ARG, "bits_per_parameter is %g, at most %g make sense",
                          settings->bits_per_parameter, MAX_BITS));
-    if (!settings->overwrite && upg_file_exists(output))
+    if (settings->journal || settings->resume)
+        UPG_TRY(open_journal(job, err));
+    /* a resumed run may find its own file, or one that turns out to be the same */
+    if (!settings->overwrite && upg_file_exists(output) && !may_be_ours(job))
         UPG_TRY(
             upg_fail(err, UPG_E_EXISTS, "%s: the file exists and was not to be replaced", output));
     UPG_TRY(upg_weights_open(checkpoint, &job->weights, err));
@@ -479,6 +530,8 @@ static upg_status encode_nearest(const upg_encode_context *context, const upg_pl
         upg_encoded_matrix encoded;
 
         n = upg_plan_units_of(plan, u);
+        if (sink->has != NULL && sink->has(sink->user, plan->units[u].matrix))
+            continue;
         st = upg_encode_matrix(context, &plan->units[u], n, NULL, &encoded, err);
         if (st == UPG_OK)
             st = sink->put(sink->user, &plan->units[u], n, &encoded, err);
@@ -487,7 +540,47 @@ static upg_status encode_nearest(const upg_encode_context *context, const upg_pl
     return st;
 }
 
-static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer *writer,
+/* Writes what the journal has, in file order. */
+static upg_status assemble(upg_job *job, upg_container_writer *writer, upg_error *err)
+{
+    file_sink  file = { job, writer };
+    upg_status st = UPG_OK;
+
+    for (uint32_t u = 0, n; u < job->plan.n_units && st == UPG_OK; u += n) {
+        const upg_matrix  *matrix = job->plan.units[u].matrix;
+        uint32_t           index = upg_journal_index(job->weights, matrix);
+        uint64_t           words = 0;
+        upg_journal_record record;
+        upg_map            map = { 0 };
+
+        n = upg_plan_units_of(&job->plan, u);
+        for (uint32_t b = 0; b < n; b++)
+            words += upg_plan_unit_words(&job->plan.units[u + b]);
+        st = upg_journal_get(job->journal, index, matrix->n_rows, words, &map, &record, err);
+        if (st == UPG_OK) {
+            upg_encoded_matrix encoded = { (uint32_t *)record.bits, words,
+                                           (uint16_t *)record.scales, record.error2,
+                                           record.energy2 }; /* only read */
+
+            st = put_matrix(&file, &job->plan.units[u], n, &encoded, err);
+        }
+        upg_map_close(&map);
+    }
+    return st;
+}
+
+static upg_status write_vectors(upg_job *job, upg_container_writer *writer, upg_error *err)
+{
+    upg_status st = UPG_OK;
+
+    for (size_t i = 0; i < job->file_plan.n_dense && st == UPG_OK; i++)
+        st = write_vector(writer, &job->file_plan.dense[i], i, vector_at(job->weights, (uint32_t)i),
+                          err);
+    return st;
+}
+
+/* Encodes all that the sink has not. */
+static upg_status encode_all(upg_job *job, upg_pool *pool, const upg_encoded_sink *sink,
                              upg_error *err)
 {
     upg_status         st = UPG_OK;
@@ -495,8 +588,6 @@ static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer 
     upg_kernels        kernels;
     uint32_t           flags = upg_cpu_flags();
     uint64_t           total = 0;
-    file_sink          file = { job, writer };
-    upg_encoded_sink   sink = { put_matrix, &file };
     upg_encode_context context = { pool, &kernels, flags, job->settings.seed, &meter };
 
     context.spill_beside = job->encode_memory.spill ? job->output : NULL;
@@ -504,16 +595,17 @@ static upg_status encode_all(upg_job *job, upg_pool *pool, upg_container_writer 
     for (uint32_t u = 0; u < job->plan.n_units; u++)
         total += (uint64_t)job->plan.units[u].n_rows * job->plan.units[u].matrix->n_cols;
     upg_meter_start(&meter, &job->settings.listener, "encode", "weights", total);
+    for (uint32_t u = 0; u < job->plan.n_units && sink->has != NULL; u++)
+        if (sink->has(sink->user, job->plan.units[u].matrix))
+            upg_meter_add(&meter,
+                          (uint64_t)job->plan.units[u].n_rows * job->plan.units[u].matrix->n_cols);
     if (job->calibration.n_windows > 0) {
         upg_calibration calibration = calibration_of(job);
 
-        st = upg_calibrated_encode(&context, job->weights, &job->plan, &calibration, &sink, err);
+        st = upg_calibrated_encode(&context, job->weights, &job->plan, &calibration, sink, err);
     } else {
-        st = encode_nearest(&context, &job->plan, &sink, err);
+        st = encode_nearest(&context, &job->plan, sink, err);
     }
-    for (size_t i = 0; i < job->file_plan.n_dense && st == UPG_OK; i++)
-        st = write_vector(writer, &job->file_plan.dense[i], i, vector_at(job->weights, (uint32_t)i),
-                          err);
     return st == UPG_OK ? upg_meter_finish(&meter, err) : st;
 }
 
@@ -553,28 +645,130 @@ out:
     return st;
 }
 
-upg_status upg_job_run(upg_job *job, upg_error *err)
+/* Encodes straight into the file. */
+static upg_status encode_to_file(upg_job *job, upg_pool *pool, upg_container_writer **writer,
+                                 upg_error *err)
+{
+    file_sink        file = { job, NULL };
+    upg_encoded_sink sink = { .put = put_matrix, .user = &file };
+    upg_status       st = upg_container_writer_create(job->output, job->settings.overwrite,
+                                                      &job->file_plan, writer, err);
+
+    file.writer = *writer;
+    return st == UPG_OK ? encode_all(job, pool, &sink, err) : st;
+}
+
+/* Encodes into the journal, then makes the file of what is there. */
+static upg_status encode_to_journal(upg_job *job, upg_pool *pool, upg_container_writer **writer,
+                                    upg_error *err)
+{
+    upg_journal_key  key = key_of(job);
+    upg_journal_sink sink;
+    double           seconds = job->settings.keep_seconds;
+    bool             replace = job->settings.overwrite ||
+                   (may_be_ours(job) && upg_file_exists(job->output)); /* give_name looks again */
+    upg_status st = UPG_OK;
+
+    if (!upg_journal_begun(job->journal))
+        UPG_TRY(upg_journal_begin(job->journal, &key, pool, err));
+    upg_journal_sink_init(&sink, job->journal, job->weights, seconds == 0 ? KEEP_SECONDS : seconds);
+    UPG_TRY(encode_all(job, pool, &sink.sink, err));
+    UPG_TRY(upg_container_writer_create(job->output, replace, &job->file_plan, writer, err));
+    UPG_TRY(assemble(job, *writer, err));
+out:
+    return st;
+}
+
+/* Whether the output that is there has the bytes of the temporary. */
+static bool same_bytes(const upg_job *job, const upg_container_writer *writer)
+{
+    upg_map a = { 0 }, b = { 0 };
+    bool    same = upg_map_open(job->output, &a, NULL) == UPG_OK &&
+                upg_map_open(upg_container_temporary(writer), &b, NULL) == UPG_OK &&
+                a.bytes.size == b.bytes.size &&
+                memcmp(a.bytes.data, b.bytes.data, a.bytes.size) == 0;
+
+    upg_map_close(&a);
+    upg_map_close(&b);
+    return same;
+}
+
+/* Gives the file its name. Takes the writer. */
+static upg_status give_name(upg_job *job, upg_container_writer *writer, upg_error *err)
+{
+    bool there = !job->settings.overwrite && upg_file_exists(job->output);
+
+    if (there && job->journal != NULL && same_bytes(job, writer)) {
+        upg_container_discard(writer); /* an earlier run ended right after its commit */
+        return UPG_OK;
+    }
+    if (there) {
+        upg_container_discard(writer);
+        return upg_fail(err, UPG_E_EXISTS, "%s: the file exists and was not to be replaced",
+                        job->output);
+    }
+    return upg_container_commit(writer, err);
+}
+
+/* An earlier run gave the file its name, and ended before its journal was removed. */
+static bool ended_before(const upg_job *job)
+{
+    return job->journal != NULL && upg_journal_done(job->journal) != NULL &&
+           upg_file_exists(job->output);
+}
+
+static upg_status only_clear_away(upg_job *job, upg_error *err)
+{
+    const char *done = upg_journal_done(job->journal);
+    upg_status  st;
+
+    upg_buffer_clear(&job->result_json);
+    st = upg_buffer_add(&job->result_json, done, strlen(done), err);
+    return st == UPG_OK ? upg_journal_remove(job->journal, err) : st;
+}
+
+/* After these an unchanged second try would fail the same way. */
+static bool is_final(upg_status st)
+{
+    return st == UPG_E_DATA || st == UPG_E_BUDGET;
+}
+
+static upg_status do_everything(upg_job *job, upg_error *err)
 {
     upg_status            st;
     upg_pool             *pool = NULL;
     upg_container_writer *writer = NULL;
     uint64_t              start = upg_now_ns();
 
-    if (job->ran)
-        return upg_fail(err, UPG_E_STATE, "this compression ran already");
-    job->ran = true;
     UPG_TRY(upg_pool_create(job->encode_memory.threads, &pool, err));
-    UPG_TRY(upg_container_writer_create(job->output, job->settings.overwrite, &job->file_plan,
-                                        &writer, err));
-    UPG_TRY(encode_all(job, pool, writer, err));
+    if (job->journal != NULL)
+        UPG_TRY(encode_to_journal(job, pool, &writer, err));
+    else
+        UPG_TRY(encode_to_file(job, pool, &writer, err));
+    UPG_TRY(write_vectors(job, writer, err));
     UPG_TRY(finish(job, pool, writer, start, err));
     UPG_TRY(upg_weights_check_maps(job->weights, err)); /* zeros are not what was to be coded */
-    st = upg_container_commit(writer, err);
-    writer = NULL; /* after a failure too */
-    job->succeeded = st == UPG_OK;
+    st = give_name(job, writer, err);
+    writer = NULL;                            /* after a failure too */
+    if (st == UPG_OK && job->journal != NULL) /* what stays of it does no harm: the file is there */
+        (void)upg_journal_finish(job->journal, job->result_json.data, NULL);
 out:
     upg_container_discard(writer);
     upg_pool_close(pool);
+    return st;
+}
+
+upg_status upg_job_run(upg_job *job, upg_error *err)
+{
+    upg_status st;
+
+    if (job->ran)
+        return upg_fail(err, UPG_E_STATE, "this compression ran already");
+    job->ran = true;
+    st = ended_before(job) ? only_clear_away(job, err) : do_everything(job, err);
+    if (job->journal != NULL && is_final(st))
+        (void)upg_journal_remove(job->journal, NULL);
+    job->succeeded = st == UPG_OK;
     return st;
 }
 
@@ -633,11 +827,13 @@ void upg_job_close(upg_job *job)
     if (job == NULL)
         return;
     upg_token_windows_deinit(&job->calibration);
+    upg_journal_close(job->journal);
     upg_weights_close(job->weights);
     upg_arena_deinit(&job->arena);
     upg_buffer_deinit(&job->options_json);
     upg_buffer_deinit(&job->plan_json);
     upg_buffer_deinit(&job->result_json);
     upg_free(job->output);
+    upg_free(job->checkpoint);
     upg_free(job);
 }

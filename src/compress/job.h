@@ -31,19 +31,25 @@ typedef struct upg_job_settings {
                             * another; costs some quality */
     bool without_outliers; /* all weights stay in the code */
     bool quick; /* plans without reading weights or running text: rates follow from shapes alone */
-    const upg_evaluator *evaluator; /* NULL = the file is not run; outlives the job */
-    upg_listener         listener;  /* its cancel flag outlives the job */
+    bool journal; /* keeps what was done in OUTPUT.journal, so that a run that ended early can be
+                   * resumed */
+    bool                 resume;       /* goes on with that journal; afresh where there is none */
+    double               keep_seconds; /* of work between kept streams; 0 = 60, < 0 = every layer */
+    const upg_evaluator *evaluator;    /* NULL = the file is not run; outlives the job */
+    upg_listener         listener;     /* its cancel flag outlives the job */
 } upg_job_settings;
 
 typedef struct upg_job upg_job;
 
 /** Opens the checkpoint, checks it and plans the rates; encodes nothing. Errors: as
  * upg_weights_open; E_EXISTS, E_BUDGET (says the least possible), E_UNSUPPORTED (the input is coded
- * already), E_ARG (bits_per_parameter is no number that could be meant). */
+ * already), E_ARG (bits_per_parameter is no number that could be meant); with a journal, as
+ * upg_journal_open and upg_journal_check. */
 upg_status upg_job_open(const char *checkpoint, const char *output,
                         const upg_job_settings *settings, upg_job **job, upg_error *err);
 /** Encodes, writes, hashes, evaluates, renames. Errors: as the evaluator; E_DATA, E_CANCELLED,
- * E_IO, E_NOSPACE, E_NOMEM; then no file remains. E_STATE when it ran before. */
+ * E_IO, E_NOSPACE, E_NOMEM; then no file remains but the journal, where there is one and going on
+ * can help. E_STATE when it ran before. */
 upg_status upg_job_run(upg_job *job, upg_error *err);
 /** JSON objects, owned by the job: the plan; the result, NULL before a successful run. */
 const char *upg_job_plan_json(const upg_job *job);

@@ -1,0 +1,113 @@
+#include "compress/journal_sink.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+
+uint32_t upg_journal_index(const upg_weights *weights, const upg_matrix *matrix)
+{
+    uint32_t index = 0;
+
+    while (upg_weights_matrix(weights, index) != matrix)
+        index++; /* all matrices of a plan are the weights' */
+    return index;
+}
+
+static bool sink_has(void *user, const upg_matrix *matrix)
+{
+    const upg_journal_sink *s = user;
+
+    return upg_journal_has(s->journal, upg_journal_index(s->weights, matrix));
+}
+
+static upg_status sink_put(void *user, const upg_plan_unit *units, uint32_t n_units,
+                           const upg_encoded_matrix *encoded, upg_error *err)
+{
+    upg_journal_sink *s = user;
+    const upg_matrix *matrix = units[0].matrix;
+    upg_status        st;
+
+    (void)n_units;
+    /* pages that a file lost while it was read were zeros: these must not stay */
+    st = upg_weights_check_maps(s->weights, err);
+    return st == UPG_OK ? upg_journal_put(s->journal, upg_journal_index(s->weights, matrix),
+                                          matrix->n_rows, encoded, err)
+                        : st;
+}
+
+static upg_status copy_record(const upg_journal_record *r, upg_encoded_matrix *encoded,
+                              upg_error *err)
+{
+    encoded->n_words = r->n_words;
+    encoded->error2 = r->error2;
+    encoded->energy2 = r->energy2;
+    encoded->bits = upg_alloc_aligned(r->n_words * sizeof *encoded->bits, err);
+    encoded->scales = upg_malloc(r->n_rows, sizeof *encoded->scales, err);
+    if (encoded->bits == NULL || encoded->scales == NULL)
+        return UPG_E_NOMEM;
+    memcpy(encoded->bits, r->bits, r->n_words * sizeof *r->bits);
+    memcpy(encoded->scales, r->scales, r->n_rows * sizeof *r->scales);
+    return UPG_OK;
+}
+
+static upg_status sink_get(void *user, const upg_plan_unit *units, uint32_t n_units,
+                           upg_encoded_matrix *encoded, upg_error *err)
+{
+    upg_journal_sink  *s = user;
+    const upg_matrix  *matrix = units[0].matrix;
+    upg_journal_record record;
+    upg_map            map = { 0 };
+    uint64_t           words = 0;
+    upg_status         st;
+
+    *encoded = (upg_encoded_matrix) { 0 };
+    for (uint32_t u = 0; u < n_units; u++)
+        words += upg_plan_unit_words(&units[u]);
+    st = upg_journal_get(s->journal, upg_journal_index(s->weights, matrix), matrix->n_rows, words,
+                         &map, &record, err);
+    if (st == UPG_OK)
+        st = copy_record(&record, encoded, err);
+    upg_map_close(&map);
+    if (st != UPG_OK)
+        upg_encoded_deinit(encoded);
+    return st;
+}
+
+static upg_status sink_keep(void *user, uint32_t layer, upg_state_store *const *streams,
+                            uint32_t n_streams, upg_error *err)
+{
+    upg_journal_sink *s = user;
+    upg_status        st;
+
+    if ((double)(upg_now_ns() - s->kept_ns) * 1e-9 < s->keep_seconds)
+        return UPG_OK;
+    st = upg_weights_check_maps(s->weights, err);
+    if (st == UPG_OK)
+        st = upg_journal_keep(s->journal, layer, streams, n_streams, err);
+    s->kept_ns = upg_now_ns();
+    return st;
+}
+
+static upg_status sink_restore(void *user, upg_state_store *const *streams, uint32_t n_streams,
+                               uint32_t *layer, upg_error *err)
+{
+    upg_journal_sink *s = user;
+
+    return upg_journal_restore(s->journal, streams, n_streams, layer, err);
+}
+
+void upg_journal_sink_init(upg_journal_sink *sink, upg_journal *journal, const upg_weights *weights,
+                           double keep_seconds)
+{
+    *sink = (upg_journal_sink) { .journal = journal,
+                                 .weights = weights,
+                                 .keep_seconds = keep_seconds,
+                                 .kept_ns = upg_now_ns() };
+    sink->sink = (upg_encoded_sink) { .put = sink_put,
+                                      .user = sink,
+                                      .has = sink_has,
+                                      .get = sink_get,
+                                      .keep = sink_keep,
+                                      .restore = sink_restore };
+}

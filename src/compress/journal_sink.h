@@ -1,0 +1,20 @@
+/* journal_sink.h: a journal as the place where encoded matrices go, and come from again. */
+#ifndef UPG_COMPRESS_JOURNAL_SINK_H
+#define UPG_COMPRESS_JOURNAL_SINK_H
+
+#include "compress/journal.h"
+
+typedef struct upg_journal_sink {
+    upg_encoded_sink   sink; /* user is this struct, which must not move */
+    upg_journal       *journal;
+    const upg_weights *weights;
+    double             keep_seconds; /* of work, between kept streams */
+    uint64_t           kept_ns;
+} upg_journal_sink;
+
+void upg_journal_sink_init(upg_journal_sink *sink, upg_journal *journal, const upg_weights *weights,
+                           double keep_seconds);
+/** Its place in upg_weights_matrix. */
+uint32_t upg_journal_index(const upg_weights *weights, const upg_matrix *matrix);
+
+#endif

@@ -1,0 +1,402 @@
+/* Compressions that end early and are resumed: at every step that changes the disk, killed or with
+ * the power cut, the file that comes out in the end has the bytes of one that was not disturbed;
+ * and every reason for which a journal is refused. */
+#include "compress_fixture.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "compress/default_calibration.h"
+#include "compress/job.h"
+#include "support/make_checkpoint.h"
+#include "support/power_cut.h"
+#include "support/temp_folder.h"
+
+static char *plain, *texted; /* checkpoints without and with a tokenizer */
+static char *out;
+static char  path[512], journal[512];
+
+static int make_all(void **state)
+{
+    test_model_shape shape = test_model_small();
+
+    (void)state;
+    plain = make_folder();
+    texted = make_folder();
+    out = make_folder();
+    snprintf(path, sizeof path, "%s/model.upg", out);
+    snprintf(journal, sizeof journal, "%s/model.upg.journal", out);
+    OK(make_checkpoint(plain, &shape, 1, &err));
+    shape.vocab = 8192;
+    shape.hidden = 32;
+    shape.context = 64;
+    shape.tokenizer = true;
+    shape.tied = true;
+    OK(make_checkpoint(texted, &shape, 2, &err));
+    return 0;
+}
+
+static int remove_all(void **state)
+{
+    (void)state;
+    remove_folder(plain);
+    remove_folder(texted);
+    remove_folder(out);
+    return 0;
+}
+
+/* Removes the files of a folder; returns how many there were. */
+static int empty(const char *folder, bool count_only)
+{
+    DIR           *dir = opendir(folder);
+    struct dirent *entry;
+    int            n = 0;
+
+    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        char name[1024];
+
+        if (entry->d_name[0] == '.')
+            continue;
+        n++;
+        snprintf(name, sizeof name, "%s/%s", folder, entry->d_name);
+        if (!count_only)
+            (void)unlink(name);
+    }
+    if (dir != NULL)
+        closedir(dir);
+    return n;
+}
+
+static int clear(void **state)
+{
+    (void)state;
+    empty(journal, false);
+    (void)rmdir(journal);
+    empty(out, false);
+    return 0;
+}
+
+static upg_job_settings settings_of(bool calibrated, bool resume)
+{
+    upg_job_settings s = { .threads = 1, .journal = true, .resume = resume, .keep_seconds = -1 };
+
+    if (calibrated)
+        s.calibration = (upg_span) { upg_default_calibration, 3000 };
+    return s;
+}
+
+static upg_status run(const char *checkpoint, const upg_job_settings *settings)
+{
+    upg_job   *job;
+    upg_status st = upg_job_open(checkpoint, path, settings, &job, &err);
+
+    if (st == UPG_OK)
+        st = upg_job_run(job, &err);
+    if (st == UPG_OK)
+        assert_non_null(upg_job_result_json(job));
+    upg_job_close(job);
+    return st;
+}
+
+/* In a child that ends at step `at`; false: it came to its end before that. */
+static bool run_cut(const char *checkpoint, const upg_job_settings *settings, uint64_t at,
+                    bool power)
+{
+    int   code;
+    pid_t child;
+
+    fflush(NULL);
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        upg_job *job;
+
+        power_cut_at(at, power);
+        if (upg_job_open(checkpoint, path, settings, &job, &err) != UPG_OK ||
+            upg_job_run(job, &err) != UPG_OK) {
+            fprintf(stderr, "step %llu: %s\n", (unsigned long long)at, err.message);
+            _exit(1);
+        }
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &code, 0), child);
+    assert_true(WIFEXITED(code));
+    if (WEXITSTATUS(code) != 0 && WEXITSTATUS(code) != POWER_CUT_EXIT)
+        fail_msg("the run that was to be cut at step %llu failed", (unsigned long long)at);
+    return WEXITSTATUS(code) == POWER_CUT_EXIT;
+}
+
+/* The bytes without any disturbance, and without a journal. */
+static char *undisturbed(const char *checkpoint, bool calibrated, size_t *size)
+{
+    upg_job_settings s = settings_of(calibrated, false);
+    char            *bytes;
+
+    s.journal = false;
+    OK(run(checkpoint, &s));
+    bytes = read_file(path, size);
+    assert_int_equal(unlink(path), 0);
+    return bytes;
+}
+
+static void expect_bytes(const char *want, size_t want_size)
+{
+    size_t size;
+    char  *bytes = read_file(path, &size);
+
+    assert_int_equal(size, want_size);
+    assert_memory_equal(bytes, want, size);
+    free(bytes);
+    assert_int_equal(empty(out, true), 1); /* neither a journal nor a temporary */
+}
+
+/* Temporaries that a cut left beside the output: of a process that is no more. */
+static void remove_temporaries(void)
+{
+    DIR           *dir = opendir(out);
+    struct dirent *entry;
+
+    while ((entry = readdir(dir)) != NULL)
+        if (strstr(entry->d_name, ".upg.tmp-") != NULL)
+            (void)unlinkat(dirfd(dir), entry->d_name, 0);
+    closedir(dir);
+}
+
+/* Resumes what was cut. Once the last trace of the journal is gone, the file that an earlier run
+ * made is one like any other, and is not replaced. */
+static void resume(const char *checkpoint, const upg_job_settings *settings)
+{
+    char head[700], done[700];
+
+    snprintf(head, sizeof head, "%s/head.json", journal);
+    snprintf(done, sizeof done, "%s/done.json", journal);
+    if (access(head, F_OK) != 0 && access(done, F_OK) != 0 && access(path, F_OK) == 0) {
+        assert_int_equal(run(checkpoint, settings), UPG_E_EXISTS);
+        empty(journal, false);
+        (void)rmdir(journal);
+    } else {
+        OK(run(checkpoint, settings));
+    }
+}
+
+/* Every `stride`th step, all of them when UPG_LONG_TESTS is set. */
+static void cut_everywhere(const char *checkpoint, bool calibrated, uint64_t stride)
+{
+    size_t           size;
+    char            *want = undisturbed(checkpoint, calibrated, &size);
+    upg_job_settings first = settings_of(calibrated, false), again = settings_of(calibrated, true);
+    uint64_t         at = 1, n = 0;
+
+    if (getenv("UPG_LONG_TESTS") != NULL)
+        stride = 1;
+    for (bool cut = true; cut; at += stride) {
+        for (int power = 0; power < 2; power++) {
+            cut = run_cut(checkpoint, &first, at, power != 0);
+            /* and once more on the way back, somewhere else */
+            if (cut && at % 3 == 0 && access(path, F_OK) != 0)
+                (void)run_cut(checkpoint, &again, 1 + at * 7 % 40, power == 0);
+            remove_temporaries();
+            if (cut)
+                resume(checkpoint, &again);
+            expect_bytes(want, size);
+            assert_int_equal(unlink(path), 0);
+            n++;
+        }
+    }
+    print_message("%llu cuts, up to step %llu\n", (unsigned long long)n, (unsigned long long)at);
+    free(want);
+}
+
+static void nearest_cut_everywhere(void **state)
+{
+    (void)state;
+    cut_everywhere(plain, false, 2);
+}
+
+static void calibrated_cut_everywhere(void **state)
+{
+    (void)state;
+    cut_everywhere(texted, true, 25);
+}
+
+/* ---- failures -------------------------------------------------------------------------------- */
+
+/* The temporary output went by itself. */
+static void expect_nothing_but_journal(void)
+{
+    assert_int_equal(empty(out, true), upg_file_exists(journal) ? 1 : 0);
+}
+
+static void a_full_disk_can_be_resumed(void **state)
+{
+    size_t           size;
+    char            *want = undisturbed(plain, false, &size);
+    upg_job_settings first = settings_of(false, false), again = settings_of(false, true);
+    upg_status       st = UPG_E_NOSPACE;
+
+    (void)state;
+    for (uint64_t n = 0; st != UPG_OK; n += 3) {
+        upg_file_fail_after(n, ENOSPC);
+        st = run(plain, &first);
+        upg_file_fail_after(UINT64_MAX, 0);
+        if (st != UPG_OK)
+            assert_int_equal(st, UPG_E_NOSPACE);
+        if (st != UPG_OK) {
+            assert_int_not_equal(access(path, F_OK), 0);
+            expect_nothing_but_journal();
+            OK(run(plain, &again));
+        }
+        if (st != UPG_OK)
+            expect_bytes(want, size);
+        clear(NULL); /* a journal that could not be removed does no harm */
+    }
+    free(want);
+}
+
+static int stop(void *user, const upg_progress_report *now)
+{
+    (void)now;
+    return ++*(int *)user > 0;
+}
+
+static void cancelled_work_can_be_resumed(void **state)
+{
+    size_t           size;
+    char            *want = undisturbed(plain, false, &size);
+    upg_job_settings first = settings_of(false, false), again = settings_of(false, true);
+    int              calls = 0;
+
+    (void)state;
+    first.listener = (upg_listener) { .report = stop, .user = &calls };
+    assert_int_equal(run(plain, &first), UPG_E_CANCELLED);
+    assert_true(upg_file_is_folder(journal));
+    first.listener = (upg_listener) { 0 };
+    assert_int_equal(run(plain, &first), UPG_E_EXISTS);
+    assert_non_null(strstr(err.message, "--resume"));
+    OK(run(plain, &again));
+    expect_bytes(want, size);
+    /* where there is none, resuming begins afresh; the output is not replaced unasked */
+    assert_int_equal(run(plain, &again), UPG_E_EXISTS);
+    assert_int_equal(unlink(path), 0);
+    OK(run(plain, &again));
+    expect_bytes(want, size);
+    free(want);
+}
+
+/* Leaves a journal with some matrices in it. */
+static void leave_journal(const char *checkpoint, bool calibrated)
+{
+    upg_job_settings s = settings_of(calibrated, false);
+
+    clear(NULL);
+    assert_true(run_cut(checkpoint, &s, 60, false));
+    assert_true(upg_file_is_folder(journal));
+}
+
+static void refused(const char *checkpoint, const upg_job_settings *s, upg_status want,
+                    const char *word)
+{
+    upg_status st = run(checkpoint, s);
+
+    if (st != want || strstr(err.message, word) == NULL)
+        fail_msg("status %d instead of %d, no \"%s\" in: %s", (int)st, (int)want, word,
+                 st == UPG_OK ? "" : err.message);
+}
+
+static void other_options_are_refused(void **state)
+{
+    upg_job_settings s = settings_of(false, true);
+
+    (void)state;
+    leave_journal(plain, false);
+    s.seed = 5;
+    refused(plain, &s, UPG_E_UNSUPPORTED, "seed");
+    s = settings_of(false, true);
+    s.bits_per_parameter = 4;
+    refused(plain, &s, UPG_E_UNSUPPORTED, "bits_per_parameter");
+    s = settings_of(false, true);
+    s.without_outliers = true;
+    refused(plain, &s, UPG_E_UNSUPPORTED, "outliers");
+    s = settings_of(false, true);
+    s.threads = 3; /* changes nothing */
+    OK(run(plain, &s));
+}
+
+static void changed_input_is_refused(void **state)
+{
+    upg_job_settings s = settings_of(false, true);
+    char             shard[600], *bytes;
+    size_t           size;
+    struct timespec  times[2] = { { 1, 0 }, { 1, 0 } };
+
+    (void)state;
+    snprintf(shard, sizeof shard, "%s/model.safetensors", plain);
+    leave_journal(plain, false);
+    bytes = read_file(shard, &size);
+    bytes[size - 999] ^= 1;
+    write_file(shard, bytes, size);
+    refused(plain, &s, UPG_E_DATA, "has changed since");
+    bytes[size - 999] ^= 1;
+    write_file(shard, bytes, size); /* as it was, but for its time: read again and found equal */
+    assert_int_equal(utimensat(AT_FDCWD, shard, times, 0), 0);
+    OK(run(plain, &s));
+    free(bytes);
+}
+
+static void damaged_journals_are_refused(void **state)
+{
+    static const char *const names[] = { "head.json", "m000000", "m000001" };
+    upg_job_settings         s = settings_of(false, true);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char   name[700], *bytes;
+        size_t size;
+
+        leave_journal(plain, false);
+        snprintf(name, sizeof name, "%s/%s", journal, names[i]);
+        bytes = read_file(name, &size);
+        bytes[size / 2] ^= 4;
+        write_file(name, bytes, size);
+        refused(plain, &s, UPG_E_CORRUPT, "start again");
+        write_file(name, bytes, 20);
+        refused(plain, &s, UPG_E_CORRUPT, "start again");
+        free(bytes);
+        if (i > 0) { /* as the message says */
+            assert_int_equal(unlink(name), 0);
+            OK(run(plain, &s));
+        }
+    }
+}
+
+static void a_journal_at_work_is_busy(void **state)
+{
+    upg_job_settings s = settings_of(false, true);
+    upg_job         *one, *two;
+
+    (void)state;
+    leave_journal(plain, false);
+    OK(upg_job_open(plain, path, &s, &one, &err));
+    assert_int_equal(upg_job_open(plain, path, &s, &two, &err), UPG_E_BUSY);
+    upg_job_close(one);
+    OK(run(plain, &s));
+}
+
+int main(void)
+{
+#define EACH(name) cmocka_unit_test_setup_teardown(name, clear, clear)
+    const struct CMUnitTest tests[] = {
+        EACH(nearest_cut_everywhere),       EACH(calibrated_cut_everywhere),
+        EACH(a_full_disk_can_be_resumed),   EACH(cancelled_work_can_be_resumed),
+        EACH(other_options_are_refused),    EACH(changed_input_is_refused),
+        EACH(damaged_journals_are_refused), EACH(a_journal_at_work_is_busy),
+    };
+
+    return cmocka_run_group_tests(tests, make_all, remove_all);
+}
