@@ -35,7 +35,8 @@ static upg_status open_by(loader *load, const char *name, const upg_model_option
     upg_status          st = load(name, &settings, model, err);
 
     if (st == UPG_OK && (*model)->passed_over[0] != '\0')
-        upg_hooks_log(&o->hooks, UPG_LOG_WARN, "not on %s", (*model)->passed_over);
+        upg_hooks_log(&o->hooks, (*model)->refused ? UPG_LOG_WARN : UPG_LOG_INFO, "not on %s",
+                      (*model)->passed_over);
     if (st == UPG_OK)
         upg_hooks_log(&o->hooks, UPG_LOG_INFO, "%s runs on %s", name,
                       (*model)->class_->describe((*model)->backend));

@@ -46,7 +46,8 @@ struct upg_model {
     uint32_t                 n_ends;
     upg_token                ends[UPG_ENGINE_ENDS];
     char                    *program_text, *quality_json;
-    char passed_over[512]; /* why the best device does not run it; "" = it does */
+    char passed_over[512]; /* why not on the device thought best; "" = it is on that */
+    bool refused;          /* that device is there, but did not take the model */
 
     pthread_mutex_t   lock;
     bool              unchecked; /* weights are to be checked before the first pass */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/cuda_loader.h"
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/pool.h"
@@ -139,16 +140,24 @@ static upg_status allocate_space(upg_model *m, upg_error *err)
  * take it, for want of memory say, is passed over for the CPU, and the model tells why. */
 static upg_status choose_backend(upg_model *m, const upg_engine_settings *s, upg_error *err)
 {
-    const bool automatic = s->device == NULL || strcmp(s->device, "auto") == 0;
-    upg_error  why = { 0 };
-    upg_status st;
+    const bool               automatic = s->device == NULL || strcmp(s->device, "auto") == 0;
+    const upg_backend_class *gpu;
+    upg_error                why = { 0 };
+    upg_status               st;
 
-    if (!automatic || m->class_ == &upg_backend_cpu)
-        return fit_backend(m, automatic ? NULL : s->device, s->max_memory, err);
+    if (!automatic)
+        return fit_backend(m, s->device, s->max_memory, err);
+    if (m->class_ == &upg_backend_cpu) {
+        /* A machine without the module is not meant to have a GPU; with it, why there is none. */
+        if (upg_cuda_load(&gpu, &why) != UPG_OK && upg_cuda_symbol("upg_cuda_module_open") != NULL)
+            snprintf(m->passed_over, sizeof m->passed_over, "cuda: %s", why.message);
+        return fit_backend(m, NULL, s->max_memory, err);
+    }
     st = fit_backend(m, NULL, s->max_memory, &why);
     if (st == UPG_OK)
         return st;
     snprintf(m->passed_over, sizeof m->passed_over, "%s: %s", m->class_->name, why.message);
+    m->refused = true;
     m->class_ = &upg_backend_cpu;
     return fit_backend(m, NULL, s->max_memory, err);
 }

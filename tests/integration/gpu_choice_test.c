@@ -14,7 +14,7 @@
 #include "upg/upg.h"
 
 typedef struct said {
-    char warning[600], choice[600];
+    char warning[1000], choice[1000]; /* lines */
 } said;
 
 static void listen(void *user, upg_log level, const char *message)
@@ -22,8 +22,11 @@ static void listen(void *user, upg_log level, const char *message)
     said *s = user;
     char *to = level == UPG_LOG_WARN ? s->warning : level == UPG_LOG_INFO ? s->choice : NULL;
 
-    if (to != NULL)
-        snprintf(to, sizeof s->warning, "%s", message);
+    if (to != NULL) {
+        size_t used = strlen(to);
+
+        snprintf(to + used, sizeof s->warning - used, "%s\n", message);
+    }
 }
 
 static upg_status open_on(const char *device, said *s, upg_model **model, upg_error *err)
@@ -35,6 +38,25 @@ static upg_status open_on(const char *device, said *s, upg_model **model, upg_er
 
     memset(s, 0, sizeof *s);
     return upg_model_open(UPG_TEST_DATA "/phi4-micro", &options, model, err);
+}
+
+/* The first test: a module that was taken stays. */
+static void no_usable_gpu(void **state)
+{
+    upg_model *model;
+    upg_error  err;
+    said       s;
+
+    (void)state;
+    setenv("SMALL_GPU_ABSENT", "1", 1);
+    assert_int_equal(open_on("cuda", &s, &model, &err), UPG_E_DEVICE);
+    assert_non_null(strstr(err.message, "the driver is too old"));
+    assert_int_equal(open_on("auto", &s, &model, &err), UPG_OK);
+    assert_string_equal(s.warning, "");
+    assert_non_null(strstr(s.choice, "not on cuda: no usable GPU: the driver is too old\n"));
+    assert_non_null(strstr(s.choice, "runs on cpu"));
+    upg_model_close(model);
+    unsetenv("SMALL_GPU_ABSENT");
 }
 
 static void passed_over_unless_asked_for(void **state)
@@ -71,7 +93,7 @@ static void asked_for_is_an_error(void **state)
     (void)state;
     assert_int_equal(open_on("cuda:0", &s, &model, &err), UPG_E_NOMEM);
     assert_null(model);
-    assert_non_null(strstr(err.message, "small GPU has (cuda:0)"));
+    assert_non_null(strstr(err.message, "small GPU has: cuda:0"));
     assert_string_equal(s.warning, "");
     assert_int_equal(open_on("cpu", &s, &model, &err), UPG_OK);
     assert_string_equal(s.warning, "");
@@ -163,9 +185,8 @@ static void lost_during_a_token(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(passed_over_unless_asked_for),
-        cmocka_unit_test(asked_for_is_an_error),
-        cmocka_unit_test(context_that_the_device_lacks),
+        cmocka_unit_test(no_usable_gpu),         cmocka_unit_test(passed_over_unless_asked_for),
+        cmocka_unit_test(asked_for_is_an_error), cmocka_unit_test(context_that_the_device_lacks),
         cmocka_unit_test(lost_during_a_token),
     };
 
