@@ -21,7 +21,7 @@ typedef struct upg_kernels {
     /* ---- coded matrices: u = (2B − 1)·x, exact ---- */
 
     /** Turns x into what bitdot reads.
-     * x         i8 [32·groups], zero past the last column
+     * x         i8 [32·groups], |x| ≤ 127, zero past the last column
      * prepared  [UPG_PREPARED_BYTES_PER_GROUP · groups], 64-byte aligned, ISA-specific */
     void (*bitdot_prepare)(size_t groups, const int8_t *x, void *prepared);
     /** u[t] = Σ_j (2·b[t][j] − 1)·x[j] for the `rows` rows of one block; exact in int32.
