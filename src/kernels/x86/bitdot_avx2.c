@@ -8,6 +8,7 @@
  * (Two bytes unpacked into words for every lookup took 72 and 44: .65 of reads by two threads of
  * Zen 4, this form .87.) Prefetching as in bitdot_avx512.c. */
 #include "kernels/x86/bitdot_tables.h"
+#include "kernels/x86/byte_sums_avx2.h"
 #include "kernels/x86/codec_x86.h"
 
 enum { SHIFT = 5, AHEAD_BYTES = 16384 };
@@ -19,61 +20,11 @@ void upg_bitdot_prepare_avx2(size_t groups, const int8_t *x, void *prepared)
     upg_bitdot_tables(groups, x, SHIFT, prepared);
 }
 
-/* Words of 32 rows: v[i] holds rows 8·i … 8·i + 7. After it v[c] holds byte c of all rows: of rows
- * 8·i … + 3 at 4·i in the low lane, of rows 8·i + 4 … + 7 in the high lane. */
-static inline void bytes_together(__m256i v[4])
-{
-    const __m256i by_place = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
-                                              0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m256i       a, b, c, d;
-
-    for (int i = 0; i < 4; i++)
-        v[i] = _mm256_shuffle_epi8(v[i], by_place);
-    a = _mm256_unpacklo_epi32(v[0], v[1]);
-    b = _mm256_unpackhi_epi32(v[0], v[1]);
-    c = _mm256_unpacklo_epi32(v[2], v[3]);
-    d = _mm256_unpackhi_epi32(v[2], v[3]);
-    v[0] = _mm256_unpacklo_epi64(a, c);
-    v[1] = _mm256_unpackhi_epi64(a, c);
-    v[2] = _mm256_unpacklo_epi64(b, d);
-    v[3] = _mm256_unpackhi_epi64(b, d);
-}
-
-/* Sums of one part, low or high, for 32 rows. */
-typedef struct part_sums {
-    __m256i bytes;     /* of one group */
-    __m256i all, odds; /* words: even + 256·odd bytes modulo 2^16; odd bytes */
-} part_sums;
-
-static inline void look_up(__m256i nibbles, const uint8_t *table, part_sums *part)
+static inline void look_up(__m256i nibbles, const uint8_t *table, upg_word_sums *part)
 {
     __m256i entries = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)table));
 
     part->bytes = _mm256_add_epi8(part->bytes, _mm256_shuffle_epi8(entries, nibbles));
-}
-
-static inline void end_group(part_sums *part)
-{
-    part->all = _mm256_add_epi16(part->all, part->bytes);
-    part->odds = _mm256_add_epi16(part->odds, _mm256_srli_epi16(part->bytes, 8));
-    part->bytes = _mm256_setzero_si256();
-}
-
-/* Adds the words to sum, times 1 << shift. */
-static inline void spill(part_sums *part, int shift, __m256i sum[4])
-{
-    __m256i evens = _mm256_sub_epi16(part->all, _mm256_slli_epi16(part->odds, 8));
-    __m256i words[2] = { _mm256_unpacklo_epi16(evens, part->odds),
-                         _mm256_unpackhi_epi16(evens, part->odds) };
-
-    for (int i = 0; i < 2; i++) {
-        __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words[i]));
-        __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words[i], 1));
-
-        sum[2 * i] = _mm256_add_epi32(sum[2 * i], _mm256_slli_epi32(low, shift));
-        sum[2 * i + 1] = _mm256_add_epi32(sum[2 * i + 1], _mm256_slli_epi32(high, shift));
-    }
-    part->all = part->odds = _mm256_setzero_si256();
 }
 
 /* 32 rows, or 16 when !full (the rows past them count as zero bits and are not stored). */
@@ -84,7 +35,7 @@ static inline __attribute__((always_inline)) void bitdot(const int full, size_t 
     const __m256i nibble = _mm256_set1_epi8(0x0F);
     const __m256i bias = _mm256_set1_epi32((int32_t)(8 * UPG_NIBBLE_BIAS * groups));
     const __m256i zero = _mm256_setzero_si256();
-    part_sums     low = { zero, zero, zero }, high = low;
+    upg_word_sums low = { zero, zero, zero }, high = low;
     __m256i       sum[4] = { zero, zero, zero, zero };
 
     for (size_t g = 0; g < groups; g++, code += stride, table += UPG_TABLE_BYTES) {
@@ -96,7 +47,7 @@ static inline __attribute__((always_inline)) void bitdot(const int full, size_t 
         _mm_prefetch((const char *)code + AHEAD_BYTES, _MM_HINT_T1);
         if (full)
             _mm_prefetch((const char *)code + AHEAD_BYTES + 64, _MM_HINT_T1);
-        bytes_together(v);
+        upg_bytes_together(v);
         for (int c = 0; c < 4; c++) {
             __m256i even = _mm256_and_si256(v[c], nibble);
             __m256i odd = _mm256_and_si256(_mm256_srli_epi16(v[c], 4), nibble);
@@ -106,22 +57,16 @@ static inline __attribute__((always_inline)) void bitdot(const int full, size_t 
             look_up(odd, table + 128 + 16 * c, &low);
             look_up(odd, table + 192 + 16 * c, &high);
         }
-        end_group(&low);
-        end_group(&high);
+        upg_end_group(&low);
+        upg_end_group(&high);
         if (g % GROUPS_IN_16_BITS == GROUPS_IN_16_BITS - 1) {
-            spill(&low, 0, sum);
-            spill(&high, SHIFT, sum);
+            upg_spill(&low, 0, sum);
+            upg_spill(&high, SHIFT, sum);
         }
     }
-    spill(&low, 0, sum);
-    spill(&high, SHIFT, sum);
-    for (int i = 0; i < (full ? 4 : 2); i += 2) {
-        __m256i first = _mm256_permute2x128_si256(sum[i], sum[i + 1], 0x20);
-        __m256i second = _mm256_permute2x128_si256(sum[i], sum[i + 1], 0x31);
-
-        _mm256_storeu_si256((__m256i *)(u + 8 * i), _mm256_sub_epi32(first, bias));
-        _mm256_storeu_si256((__m256i *)(u + 8 * i + 8), _mm256_sub_epi32(second, bias));
-    }
+    upg_spill(&low, 0, sum);
+    upg_spill(&high, SHIFT, sum);
+    upg_store_sums(full, sum, bias, u);
 }
 
 void upg_bitdot_avx2(size_t groups, size_t rows, const uint32_t *code, const void *prepared,
