@@ -45,6 +45,12 @@ const cli_option cli_compress_options[] = {
       .offset = offsetof(compress_args, resume),
       .help = "goes on with FILE.journal, which a run that was killed,\n"
               "interrupted or short of disk left; afresh without one" },
+    { .name = "join",
+      .type = CLI_TEXT,
+      .argument = "FOLDER",
+      .offset = offsetof(compress_args, join),
+      .help = "works together with others that name this folder; with\n"
+              "--independent or --no-calibration" },
     { .name = "no-journal",
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, no_journal),
@@ -216,6 +222,9 @@ int cli_compress_check(const cli_command *command, const compress_args *args)
                          "--no-calibration goes with neither --calibration nor --independent");
     if (args->plan_only && args->resume)
         return cli_usage(command, "--plan-only does not go with --resume");
+    if (args->join && (args->plan_only || args->no_journal || args->resume || !args->join[0]))
+        return cli_usage(command, "--join FOLDER resumes by itself, and goes with none of "
+                                  "--plan-only, --no-journal, --resume");
     if (args->no_journal && args->resume)
         return cli_usage(command, "--no-journal does not go with --resume");
     if (args->quiet && args->json_progress)
@@ -240,6 +249,7 @@ void cli_compress_how(const compress_args *args, upg_compress_options *how)
     how->overwrite = args->force;
     how->journal = !args->plan_only && !args->no_journal;
     how->resume = !args->plan_only && args->resume;
+    how->join = args->join;
 }
 
 static int run(const cli_command *command, int argc, char **argv)

@@ -140,9 +140,10 @@ static int run(const cli_command *command, int argc, char **argv)
     exit_code = cli_compress_check(command, c);
     if (exit_code >= 0)
         return exit_code;
-    if (c->resume || c->no_journal || c->json_progress)
+    if (c->resume || c->join || c->no_journal || c->json_progress)
         return cli_usage(command, "%s is of `upg compress` alone",
                          c->resume       ? "--resume"
+                         : c->join       ? "--join"
                          : c->no_journal ? "--no-journal"
                                          : "--json-progress");
     if (c->plan_only || c->evaluation)

@@ -58,8 +58,6 @@ typedef struct upg_model_options {
     uint64_t max_memory; /* bytes for weights and scratch; 0 = what there is. Less scratch makes
                           * long prompts slower */
     upg_hooks hooks;
-    bool      lut8; /* CPU: products for up to 32 tokens by tables of 8 bits: on CPUs with AVX2 and
-                     * without AVX-512 about 7 % faster, a little less exact (docs/QUALITY.md) */
 } upg_model_options;
 
 /** Opens a .upg file, or a checkpoint folder (safetensors, run unquantised).
@@ -362,10 +360,13 @@ typedef struct upg_compress_options {
     uint32_t evaluation_windows; /* of 512 tokens, evenly spread over the text; 0 = 64 */
     bool     without_outliers; /* keep every weight in the code: no single weights or columns beside
                                 * it, which are else bought where they pay */
-    bool journal; /* keep what is done in OUTPUT.journal until the output has its name, so that
-                   * a run that ended early can be resumed; one that is there is refused */
-    bool resume;  /* go on with that journal, whose input, options and machine must be these,
-                   * to the same bytes; afresh where there is none */
+    bool journal;     /* keep what is done in OUTPUT.journal until the output has its name, so that
+                       * a run that ended early can be resumed; one that is there is refused */
+    bool resume;      /* go on with that journal, whose input, options and machine must be these,
+                       * to the same bytes; afresh where there is none */
+    const char *join; /* a folder that all workers of this job see, on one host or several: it is
+                       * the journal, and each worker codes what no other one does. With
+                       * independent calibration or none; NULL = alone. Outlives the job */
 } upg_compress_options;
 
 /** Reads the headers, checks shapes and types, plans the rates; encodes nothing.

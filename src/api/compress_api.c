@@ -102,6 +102,7 @@ static upg_status open_job(const char *checkpoint, const char *output,
     settings.without_outliers = o.without_outliers;
     settings.journal = o.journal && !quick;
     settings.resume = o.resume && !quick;
+    settings.join = quick || !o.join || o.join[0] == '\0' ? NULL : o.join;
     settings.max_file_bytes = o.max_file_bytes;
     settings.calibration_name = o.calibration;
     settings.listener = c->listener;

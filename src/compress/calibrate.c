@@ -42,21 +42,25 @@ static void load_layer(upg_calibrator *c, uint32_t index)
     }
 }
 
+static bool may_code(const upg_calibrator *c, const upg_matrix *first)
+{
+    return c->sink->claim == NULL || c->sink->claim(c->sink->user, first);
+}
+
 /* Codes the matrices that read input i of a layer, or takes them from the sink. */
 static upg_status do_layer_input(upg_calibrator *c, upg_layer_weights *layer, uint32_t i,
                                  upg_error *err)
 {
     const upg_matrix *matrices[3];
     float            *weights[3];
-    uint32_t          n = inputs[i].n, width;
+    uint32_t          n = inputs[i].n, width = upg_layer_matrix_of(layer, inputs[i].first)->n_cols;
     upg_status        st;
 
     for (uint32_t m = 0; m < n; m++) {
         matrices[m] = upg_layer_matrix_of(layer, inputs[i].first + m);
         weights[m] = c->streams[1].memory[inputs[i].first + m];
     }
-    width = matrices[0]->n_cols;
-    if (!upg_calibrate_has(c, matrices, n))
+    if (!upg_calibrate_has(c, matrices, n) && may_code(c, matrices[0]))
         return upg_calibrate_input(c, inputs[i].pass, width, matrices, weights, n, err);
     st = upg_calibrate_windows(c, inputs[i].pass, width, NULL, err);
     if (st == UPG_OK && c->n_streams == 2) /* what is decoded moves the coded stream alone */
@@ -161,6 +165,8 @@ static upg_status code_embedding(upg_calibrator *c, const upg_plan_unit *units, 
 
     if (upg_calibrate_has(c, &embed, 1))
         return c->sink->get(c->sink->user, units, n_units, encoded, err);
+    if (!may_code(c, embed))
+        return UPG_OK; /* the exact stream does not need it */
     weights = embedding_weights(c, err);
     UPG_TRY(weights != NULL ? UPG_OK : UPG_E_NOMEM);
     UPG_TRY(upg_encode_matrix(c->context, units, n_units, weights, encoded, err));
@@ -198,7 +204,7 @@ static upg_status do_head(upg_calibrator *c, upg_error *err)
     float            *weights;
     upg_status        st;
 
-    if (c->weights->config.tied_embeddings || upg_calibrate_has(c, &head, 1))
+    if (c->weights->config.tied_embeddings || upg_calibrate_has(c, &head, 1) || !may_code(c, head))
         return UPG_OK;
     weights = upg_malloc((size_t)head->n_rows * head->n_cols, sizeof *weights, err);
     if (weights == NULL)
@@ -272,10 +278,12 @@ uint64_t upg_calibrated_memory(const upg_weights *weights, const upg_plan *plan,
                     weights->embed.n_rows * sizeof(float);
 
     for (uint32_t i = 0; i < UPG_LAYER_INPUTS; i++) {
-        const upg_matrix *matrices[3];
+        const upg_matrix *matrices[3] = { 0 };
+        uint32_t          m = 0;
 
-        for (uint32_t m = 0; m < inputs[i].n; m++)
+        do
             matrices[m] = upg_layer_matrix_of(&weights->layers[0], inputs[i].first + m);
+        while (++m < inputs[i].n);
         peak = max_u64(peak, passes + layers_memory(weights) +
                                  input_memory(plan, matrices, inputs[i].n, k->sequential, threads));
     }

@@ -32,6 +32,9 @@ typedef struct upg_encoded_sink {
                       const upg_encoded_matrix *encoded, upg_error *err);
     void *user;
     bool (*has)(void *user, const upg_matrix *matrix);
+    /* NULL, or: whether this process may code the matrices of one input, by the first of them; else
+     * another does. With independent calibration alone */
+    bool (*claim)(void *user, const upg_matrix *first);
     /* what put was given; *encoded becomes the caller's (error2 and energy2 too) */
     upg_status (*get)(void *user, const upg_plan_unit *units, uint32_t n_units,
                       upg_encoded_matrix *encoded, upg_error *err);

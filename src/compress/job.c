@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -32,6 +33,7 @@
 #define FP32_BYTES          4u
 #define MIN_FP32_RATIO      10u
 #define KEEP_SECONDS        60.0
+#define LEASE_SECONDS       120.0
 
 struct upg_job {
     upg_job_settings   settings;
@@ -45,6 +47,7 @@ struct upg_job {
     upg_buffer         options_json, plan_json, result_json;
     upg_job_summary    summary;
     upg_memory_choice  plan_memory, encode_memory;
+    upg_leases        *leases;  /* while it runs together with others */
     upg_journal       *journal; /* NULL: nothing is kept */
     bool               ran, succeeded;
 };
@@ -376,6 +379,8 @@ static upg_status open_journal(upg_job *job, upg_error *err)
     upg_buffer folder;
     upg_status st;
 
+    if (job->settings.join != NULL)
+        return upg_journal_open(job->settings.join, UPG_JOURNAL_JOIN, &job->journal, err);
     upg_buffer_init(&folder, SIZE_MAX / 2);
     st = upg_buffer_addf(&folder, err, "%s.journal", job->output);
     if (st == UPG_OK)
@@ -388,7 +393,7 @@ static upg_status open_journal(upg_job *job, upg_error *err)
 
 static bool may_be_ours(const upg_job *job)
 {
-    return job->settings.resume &&
+    return (job->settings.resume || job->settings.join != NULL) &&
            (upg_journal_begun(job->journal) || upg_journal_done(job->journal) != NULL);
 }
 
@@ -411,7 +416,7 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     if (!(settings->bits_per_parameter >= 0 && settings->bits_per_parameter <= MAX_BITS))
         UPG_TRY(upg_fail(err, UPG_E_ARG, "bits_per_parameter is %g, at most %g make sense",
                          settings->bits_per_parameter, MAX_BITS));
-    if (settings->journal || settings->resume)
+    if (settings->journal || settings->resume || settings->join != NULL)
         UPG_TRY(open_journal(job, err));
     /* a resumed run may find its own file, or one that turns out to be the same */
     if (!settings->overwrite && upg_file_exists(output) && !may_be_ours(job))
@@ -430,6 +435,11 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
             goto out;
         }
     }
+    if (settings->join != NULL && job->calibration.n_windows > 0 && !settings->independent)
+        UPG_TRY(
+            upg_fail(err, UPG_E_UNSUPPORTED,
+                     "with sequential calibration a layer waits for those before it, which "
+                     "several processes cannot share: ask for independent calibration, or none"));
     UPG_TRY(make_plan(job, err));
     UPG_TRY(upg_job_report_plan(&job->plan, &job->size, peak_memory(job),
                                 job->weights->source_bytes, job->calibration.n_windows,
@@ -531,6 +541,8 @@ static upg_status encode_nearest(const upg_encode_context *context, const upg_pl
 
         n = upg_plan_units_of(plan, u);
         if (sink->has != NULL && sink->has(sink->user, plan->units[u].matrix))
+            continue;
+        if (sink->claim != NULL && !sink->claim(sink->user, plan->units[u].matrix))
             continue;
         st = upg_encode_matrix(context, &plan->units[u], n, NULL, &encoded, err);
         if (st == UPG_OK)
@@ -658,6 +670,45 @@ static upg_status encode_to_file(upg_job *job, upg_pool *pool, upg_container_wri
     return st == UPG_OK ? encode_all(job, pool, &sink, err) : st;
 }
 
+/* Half a second; cancelled work ends. */
+static upg_status wait_for_others(const upg_job *job, upg_error *err)
+{
+    const atomic_bool    *cancel = job->settings.listener.cancel;
+    const struct timespec pause = { 0, 500000000 };
+
+    (void)nanosleep(&pause, NULL);
+    if (cancel != NULL && atomic_load_explicit(cancel, memory_order_relaxed))
+        return upg_fail(err, UPG_E_CANCELLED, "compress: cancelled");
+    return UPG_OK;
+}
+
+/* Codes what can be claimed until nothing is left, whoever did it. Then *mine for one process,
+ * which makes the file; the others wait for its end, or take its place. */
+static upg_status share_work(upg_job *job, upg_pool *pool, upg_journal_sink *sink, bool *mine,
+                             upg_error *err)
+{
+    bool       can_go_on = true, by_input = job->calibration.n_windows > 0, ended = false;
+    upg_status st = UPG_OK;
+
+    *mine = false;
+    upg_journal_sink_share(sink, job->leases);
+    while (st == UPG_OK && !ended && !*mine) {
+        st = upg_journal_ended(job->journal, err);
+        ended = upg_journal_done(job->journal) != NULL;
+        if (st != UPG_OK || ended)
+            break;
+        if (upg_journal_sink_complete(sink, by_input, &can_go_on))
+            *mine = upg_lease_claim(job->leases, "output");
+        else if (can_go_on)
+            st = encode_all(job, pool, &sink->sink, err);
+        if (!*mine)
+            upg_lease_release(job->leases);
+        if (st == UPG_OK && !*mine && !can_go_on)
+            st = wait_for_others(job, err);
+    }
+    return st;
+}
+
 /* Encodes into the journal, then makes the file of what is there. */
 static upg_status encode_to_journal(upg_job *job, upg_pool *pool, upg_container_writer **writer,
                                     upg_error *err)
@@ -669,10 +720,26 @@ static upg_status encode_to_journal(upg_job *job, upg_pool *pool, upg_container_
                    (may_be_ours(job) && upg_file_exists(job->output)); /* give_name looks again */
     upg_status st = UPG_OK;
 
+    if (job->settings.join != NULL && upg_journal_done(job->journal) != NULL)
+        UPG_TRY(upg_fail(err, UPG_E_EXISTS,
+                         "%s: the job of this folder has ended, and \"%s\" is not what it made: "
+                         "take another folder",
+                         upg_journal_folder(job->journal), job->output));
     if (!upg_journal_begun(job->journal))
         UPG_TRY(upg_journal_begin(job->journal, &key, pool, err));
     upg_journal_sink_init(&sink, job->journal, job->weights, seconds == 0 ? KEEP_SECONDS : seconds);
-    UPG_TRY(encode_all(job, pool, &sink.sink, err));
+    if (job->settings.join != NULL) {
+        bool   mine;
+        double lease = job->settings.lease_seconds;
+
+        UPG_TRY(upg_leases_open(job->settings.join, lease > 0 ? lease : LEASE_SECONDS, &job->leases,
+                                err));
+        UPG_TRY(share_work(job, pool, &sink, &mine, err));
+        if (!mine)
+            goto out; /* without a writer */
+    } else {
+        UPG_TRY(encode_all(job, pool, &sink.sink, err));
+    }
     UPG_TRY(upg_container_writer_create(job->output, replace, &job->file_plan, writer, err));
     UPG_TRY(assemble(job, *writer, err));
 out:
@@ -717,13 +784,18 @@ static bool ended_before(const upg_job *job)
            upg_file_exists(job->output);
 }
 
-static upg_status only_clear_away(upg_job *job, upg_error *err)
+static upg_status take_result(upg_job *job, upg_error *err)
 {
     const char *done = upg_journal_done(job->journal);
-    upg_status  st;
 
     upg_buffer_clear(&job->result_json);
-    st = upg_buffer_add(&job->result_json, done, strlen(done), err);
+    return upg_buffer_add(&job->result_json, done, strlen(done), err);
+}
+
+static upg_status only_clear_away(upg_job *job, upg_error *err)
+{
+    upg_status st = take_result(job, err);
+
     return st == UPG_OK ? upg_journal_remove(job->journal, err) : st;
 }
 
@@ -745,6 +817,10 @@ static upg_status do_everything(upg_job *job, upg_error *err)
         UPG_TRY(encode_to_journal(job, pool, &writer, err));
     else
         UPG_TRY(encode_to_file(job, pool, &writer, err));
+    if (writer == NULL) { /* another worker made the file */
+        st = take_result(job, err);
+        goto out;
+    }
     UPG_TRY(write_vectors(job, writer, err));
     UPG_TRY(finish(job, pool, writer, start, err));
     UPG_TRY(upg_weights_check_maps(job->weights, err)); /* zeros are not what was to be coded */
@@ -766,7 +842,9 @@ upg_status upg_job_run(upg_job *job, upg_error *err)
         return upg_fail(err, UPG_E_STATE, "this compression ran already");
     job->ran = true;
     st = ended_before(job) ? only_clear_away(job, err) : do_everything(job, err);
-    if (job->journal != NULL && is_final(st))
+    upg_leases_close(job->leases);
+    job->leases = NULL;
+    if (job->journal != NULL && job->settings.join == NULL && is_final(st))
         (void)upg_journal_remove(job->journal, NULL);
     job->succeeded = st == UPG_OK;
     return st;

@@ -33,10 +33,13 @@ typedef struct upg_job_settings {
     bool quick; /* plans without reading weights or running text: rates follow from shapes alone */
     bool journal; /* keeps what was done in OUTPUT.journal, so that a run that ended early can be
                    * resumed */
-    bool                 resume;       /* goes on with that journal; afresh where there is none */
-    double               keep_seconds; /* of work between kept streams; 0 = 60, < 0 = every layer */
-    const upg_evaluator *evaluator;    /* NULL = the file is not run; outlives the job */
-    upg_listener         listener;     /* its cancel flag outlives the job */
+    bool        resume; /* goes on with that journal; afresh where there is none */
+    const char *join;   /* NULL, or a folder that is the journal, where other processes work on the
+                         * same   job; with independent calibration or none. Outlives the job */
+    double lease_seconds;           /* a worker that is not heard of for so long is dead; 0 = 120 */
+    double keep_seconds;            /* of work between kept streams; 0 = 60, < 0 = every layer */
+    const upg_evaluator *evaluator; /* NULL = the file is not run; outlives the job */
+    upg_listener         listener;  /* its cancel flag outlives the job */
 } upg_job_settings;
 
 typedef struct upg_job upg_job;

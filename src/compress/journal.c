@@ -249,6 +249,11 @@ const char *upg_journal_folder(const upg_journal *j)
     return j->folder;
 }
 
+upg_status upg_journal_ended(upg_journal *j, upg_error *err)
+{
+    return j->done == NULL ? read_done(j, err) : UPG_OK;
+}
+
 upg_status upg_journal_check(upg_journal *j, const upg_journal_key *key, upg_pool *pool,
                              upg_error *err)
 {
@@ -538,6 +543,8 @@ upg_status upg_journal_remove(upg_journal *j, upg_error *err)
         st = remove_files(j, "streams-", NULL, err);
     if (st == UPG_OK)
         st = remove_files(j, "head.json", NULL, err);
+    if (st == UPG_OK)
+        st = remove_files(j, "lease-m", NULL, err);
     if (st == UPG_OK && j->mode != UPG_JOURNAL_JOIN) {
         st = remove_files(j, "", NULL, err);
         if (st == UPG_OK)

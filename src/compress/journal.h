@@ -45,6 +45,8 @@ void upg_journal_close(upg_journal *journal);
 bool upg_journal_begun(const upg_journal *journal);
 /** The result of a run that ended after its output had its name, JSON; else NULL. */
 const char *upg_journal_done(const upg_journal *journal);
+/** Looks again whether another worker has ended the run: upg_journal_done. */
+upg_status upg_journal_ended(upg_journal *journal, upg_error *err);
 /** Refuses a journal of other input, other options, another machine or version; files with another
  * time are read again and compared by hash. Errors: E_DATA, E_UNSUPPORTED, E_CORRUPT, E_IO. */
 upg_status upg_journal_check(upg_journal *journal, const upg_journal_key *key, upg_pool *pool,

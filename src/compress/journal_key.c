@@ -265,21 +265,28 @@ static upg_status compare_matrices(const json_t *head, const upg_journal_key *ke
     return st;
 }
 
+static upg_status check_version(const json_t *head, upg_error *err)
+{
+    const char *version = json_string_value(json_object_get(head, "version"));
+
+    if (json_integer_value(json_object_get(head, "journal")) != 1 || version == NULL)
+        return upg_fail(err, UPG_E_VERSION, "the journal is not of a form that this upg knows");
+    if (strcmp(version, UPG_VERSION) != 0)
+        return upg_fail(err, UPG_E_VERSION,
+                        "the journal was begun by upg %s, this is %s: go on with that one, or "
+                        "remove the journal to start again",
+                        version, UPG_VERSION);
+    return UPG_OK;
+}
+
 upg_status upg_journal_key_check(const json_t *head, const upg_journal_key *key, upg_pool *pool,
                                  upg_error *err)
 {
-    json_t     *now = NULL;
-    const char *version = json_string_value(json_object_get(head, "version"));
-    upg_status  st = print_quick(key, &now, err);
+    json_t    *now = NULL;
+    upg_status st = print_quick(key, &now, err);
 
     UPG_TRY(st);
-    if (json_integer_value(json_object_get(head, "journal")) != 1 || version == NULL)
-        UPG_TRY(upg_fail(err, UPG_E_VERSION, "the journal is not of a form that this upg knows"));
-    if (strcmp(version, UPG_VERSION) != 0)
-        UPG_TRY(upg_fail(err, UPG_E_VERSION,
-                         "the journal was begun by upg %s, this is %s: go on with that one, or "
-                         "remove the journal to start again",
-                         version, UPG_VERSION));
+    UPG_TRY(check_version(head, err));
     UPG_TRY(
         compare(json_object_get(head, "recipe"), json_object_get(now, "recipe"), "option", err));
     UPG_TRY(compare(json_object_get(head, "machine"), json_object_get(now, "machine"),

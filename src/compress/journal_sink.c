@@ -1,5 +1,6 @@
 #include "compress/journal_sink.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -110,4 +111,64 @@ void upg_journal_sink_init(upg_journal_sink *sink, upg_journal *journal, const u
                                       .get = sink_get,
                                       .keep = sink_keep,
                                       .restore = sink_restore };
+}
+
+/* ---- shared work ------------------------------------------------------------------------------
+ */
+
+enum { LEASE_NAME = 24 };
+
+static const char *lease_name(uint32_t index, char name[LEASE_NAME])
+{
+    snprintf(name, LEASE_NAME, "m%06u", (unsigned)index);
+    return name;
+}
+
+static bool sink_claim(void *user, const upg_matrix *first)
+{
+    upg_journal_sink *s = user;
+    char              name[LEASE_NAME];
+    uint32_t          index = upg_journal_index(s->weights, first);
+
+    return upg_lease_claim(s->leases, lease_name(index, name));
+}
+
+void upg_journal_sink_share(upg_journal_sink *sink, upg_leases *leases)
+{
+    sink->leases = leases;
+    sink->sink.claim = sink_claim;
+    sink->sink.keep = NULL;
+    sink->sink.restore = NULL;
+}
+
+/* The first of the matrices that read the same input. */
+static uint32_t first_of_input(const upg_weights *weights, uint32_t index)
+{
+    switch (upg_weights_matrix(weights, index)->role) {
+    case UPG_ROLE_V:
+        return index - 2;
+    case UPG_ROLE_K:
+    case UPG_ROLE_UP:
+        return index - 1;
+    default:
+        return index;
+    }
+}
+
+bool upg_journal_sink_complete(const upg_journal_sink *s, bool by_input, bool *can_go_on)
+{
+    bool complete = true;
+
+    *can_go_on = false;
+    for (uint32_t i = 0; i < upg_weights_matrix_count(s->weights); i++) {
+        char name[LEASE_NAME];
+
+        if (upg_journal_has(s->journal, i))
+            continue;
+        complete = false;
+        if (upg_lease_is_free(s->leases,
+                              lease_name(by_input ? first_of_input(s->weights, i) : i, name)))
+            *can_go_on = true;
+    }
+    return complete;
 }

@@ -216,7 +216,7 @@ static void cut_everywhere(const char *checkpoint, bool calibrated, uint64_t str
 static void nearest_cut_everywhere(void **state)
 {
     (void)state;
-    cut_everywhere(plain, false, 2);
+    cut_everywhere(plain, false, 3);
 }
 
 static void calibrated_cut_everywhere(void **state)
@@ -388,6 +388,103 @@ static void a_journal_at_work_is_busy(void **state)
     OK(run(plain, &s));
 }
 
+/* ---- several workers ------------------------------------------------------------------------- */
+
+static upg_job_settings worker_settings(bool calibrated)
+{
+    upg_job_settings s = settings_of(calibrated, false);
+
+    s.journal = false;
+    s.independent = calibrated;
+    s.join = journal;
+    s.lease_seconds = 1;
+    return s;
+}
+
+/* A worker in a child; step 0: it is not cut. */
+static pid_t start_worker(const char *checkpoint, const upg_job_settings *settings, uint64_t at)
+{
+    pid_t child;
+
+    fflush(NULL);
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        upg_job *job;
+
+        if (at > 0)
+            power_cut_at(at, false);
+        if (upg_job_open(checkpoint, path, settings, &job, &err) != UPG_OK ||
+            upg_job_run(job, &err) != UPG_OK || upg_job_result_json(job) == NULL) {
+            fprintf(stderr, "worker: %s\n", err.message);
+            _exit(1);
+        }
+        upg_job_close(job);
+        _exit(0);
+    }
+    return child;
+}
+
+static int end_of(pid_t child)
+{
+    int code;
+
+    assert_int_equal(waitpid(child, &code, 0), child);
+    assert_true(WIFEXITED(code));
+    return WEXITSTATUS(code);
+}
+
+static void share(const char *checkpoint, bool calibrated)
+{
+    upg_job_settings alone = settings_of(calibrated, false), s = worker_settings(calibrated);
+    size_t           size, got;
+    char            *want, *bytes;
+    pid_t            doomed, a, b;
+
+    clear(NULL);
+    alone.journal = false;
+    alone.independent = calibrated;
+    OK(run(checkpoint, &alone));
+    want = read_file(path, &size);
+    assert_int_equal(unlink(path), 0);
+    doomed = start_worker(checkpoint, &s, 40); /* dies while it holds a lease */
+    a = start_worker(checkpoint, &s, 0);
+    b = start_worker(checkpoint, &s, 0);
+    (void)end_of(doomed); /* the others may have done everything before its end came */
+    assert_int_equal(end_of(a), 0);
+    assert_int_equal(end_of(b), 0);
+    bytes = read_file(path, &got);
+    assert_int_equal(got, size);
+    assert_memory_equal(bytes, want, size);
+    assert_int_equal(end_of(start_worker(checkpoint, &s, 0)), 0); /* late: it finds the result */
+    free(bytes);
+    free(want);
+}
+
+static void workers_share_and_one_dies(void **state)
+{
+    (void)state;
+    share(plain, false);
+    share(texted, true);
+}
+
+static void workers_with_other_options_are_refused(void **state)
+{
+    upg_job_settings s = worker_settings(false);
+    pid_t            first;
+
+    (void)state;
+    first = start_worker(plain, &s, 60);
+    assert_int_equal(end_of(first), POWER_CUT_EXIT);
+    s.seed = 8;
+    refused(plain, &s, UPG_E_UNSUPPORTED, "seed");
+    s = worker_settings(false);
+    OK(run(plain, &s)); /* takes over what the dead one held */
+    s = worker_settings(true);
+    s.independent = false;
+    refused(texted, &s, UPG_E_UNSUPPORTED, "independent");
+}
+
 int main(void)
 {
 #define EACH(name) cmocka_unit_test_setup_teardown(name, clear, clear)
@@ -396,6 +493,7 @@ int main(void)
         EACH(a_full_disk_can_be_resumed),   EACH(cancelled_work_can_be_resumed),
         EACH(other_options_are_refused),    EACH(changed_input_is_refused),
         EACH(damaged_journals_are_refused), EACH(a_journal_at_work_is_busy),
+        EACH(workers_share_and_one_dies),   EACH(workers_with_other_options_are_refused),
     };
 
     return cmocka_run_group_tests(tests, make_all, remove_all);
