@@ -39,7 +39,8 @@ upg_status bench_open(const bench_args *args, uint32_t threads, upg_model **mode
     upg_model_options options = { .struct_size = sizeof options,
                                   .device = args->model.device,
                                   .threads = threads,
-                                  .max_memory = args->model.max_memory };
+                                  .max_memory = args->model.max_memory,
+                                  .lut8 = args->model.lut8 };
     cli_model_args    with_threads = args->model;
     cli_progress      progress;
 

@@ -175,6 +175,7 @@ static int run(const cli_command *command, int argc, char **argv)
 {
     eval_args        args = { 0 };
     cli_parsed       parsed;
+    cli_model_args   exact;
     cli_progress     progress;
     upg_error        err;
     upg_model       *model = NULL, *against = NULL;
@@ -188,10 +189,12 @@ static int run(const cli_command *command, int argc, char **argv)
         return exit_code;
     if (!args.text == !args.ids)
         return cli_usage(command, "give the text by one of --text and --ids");
+    exact = args.model;
+    exact.lut8 = false; /* what MODEL is compared with is computed as the file says */
     cli_progress_init(&progress, args.model.quiet);
     st = cli_open_model(parsed.operands[0], &args.model, &progress, &model, &err);
     if (st == UPG_OK && args.against)
-        st = cli_open_model(args.against, &args.model, &progress, &against, &err);
+        st = cli_open_model(args.against, &exact, &progress, &against, &err);
     if (st == UPG_OK)
         st = args.text ? tokens_of_text(&args, parsed.operands[0], model, &list, &err)
                        : tokens_of_ids(&args, &list, &err);

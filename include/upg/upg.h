@@ -58,6 +58,8 @@ typedef struct upg_model_options {
     uint64_t max_memory; /* bytes for weights and scratch; 0 = what there is. Less scratch makes
                           * long prompts slower */
     upg_hooks hooks;
+    bool      lut8; /* CPU: products for up to 32 tokens by tables of 8 bits: on CPUs with AVX2 and
+                     * without AVX-512 about 7 % faster, a little less exact (docs/QUALITY.md) */
 } upg_model_options;
 
 /** Opens a .upg file, or a checkpoint folder (safetensors, run unquantised).

@@ -17,6 +17,7 @@ typedef struct upg_backend_options {
                             * of keeping them in fp32 */
     bool decode_kernels_only; /* cpu: take the single-row path for every batch size; cuda: run op by
                                * op, never a whole token in one launch (tests) */
+    bool        lut8;         /* cpu: few rows by tables of 8 bits (kernels/quantised.h) */
     const char *device;       /* as given to upg_backend_find: "cuda:1"; NULL = the class's first */
 } upg_backend_options;
 

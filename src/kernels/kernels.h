@@ -21,7 +21,7 @@ typedef struct upg_kernels {
     /* ---- coded matrices: u = (2B − 1)·x, exact ---- */
 
     /** Turns x into what bitdot reads.
-     * x         i8 [32·groups], zero past the last column
+     * x         i8 [32·groups], |x| ≤ 127, zero past the last column
      * prepared  [UPG_PREPARED_BYTES_PER_GROUP · groups], 64-byte aligned, ISA-specific */
     void (*bitdot_prepare)(size_t groups, const int8_t *x, void *prepared);
     /** u[t] = Σ_j (2·b[t][j] − 1)·x[j] for the `rows` rows of one block; exact in int32.
@@ -29,6 +29,12 @@ typedef struct upg_kernels {
      * groups < 2^19 keeps |u| < 2^31 */
     void (*bitdot)(size_t groups, size_t rows, const uint32_t *code, const void *prepared,
                    int32_t *u);
+    /** The same by tables of 8 bits (quantised.h): u[t] = Σ of the 8·groups entries, exact in int32
+     * for those entries. Returns 2^15/M.
+     * x, prepared, rows, code, u  as above; prepared takes half of it */
+    float (*lut8_prepare)(size_t groups, const int8_t *x, void *prepared);
+    void (*lut8)(size_t groups, size_t rows, const uint32_t *code, const void *prepared,
+                 int32_t *u);
     /** Values V of rows row0 … row0 + n_rows − 1 of a band, for the 32 columns of one group.
      * v  i16: row r of the n_rows at v + r · stride, 32 values each; columns past n_cols give
      *    whatever their zero bits mean (x is zero there) */

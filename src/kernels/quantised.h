@@ -58,6 +58,33 @@ static inline float upg_int8_gain(const upg_code *code)
     return (float)((double)code->gain * 32768 / upg_int8_multiplier(code));
 }
 
+/* ---- tables of 8 bits, for few inputs ---------------------------------------------------------
+ *
+ * A nibble of code stands for v = Σ (2·b − 1)·x of four inputs. With V = max Σ|x| over all nibbles
+ * and M = ⌊127·2^15 / V⌋, the entry e = (v·M + 2^14) >> 15 has 8 bits, |e| ≤ 127, and stands for
+ * v to within 2^14/M (half a step). So u[t] ≈ (2^15/M)·Σ e with
+ *
+ *     |error of u| ≤ 8·groups·2^14/M        |error of Y_r| ≤ Σ|p_i|·8·groups·2^14/M
+ *
+ * for 8 nibbles a group of 32 inputs. V ≤ 127 makes all of it exact (factor 1). */
+
+/** M for V ≥ 0; 2^15 − 1 at most, which keeps |v| ≤ 127 as it is. */
+static inline int16_t upg_lut8_multiplier(int32_t largest)
+{
+    return (int16_t)(largest <= 127 ? INT16_MAX : 127 * 32768 / largest);
+}
+
+static inline int32_t upg_lut8_entry(int32_t v, int16_t multiplier)
+{
+    return (v * multiplier + 16384) >> 15;
+}
+
+/** What Σ e is multiplied by: 2^15/M. */
+static inline float upg_lut8_factor(int16_t multiplier)
+{
+    return multiplier == INT16_MAX ? 1.0f : 32768.0f / (float)multiplier;
+}
+
 /** y_r from the exact sum Y, |Y| < 2^53. */
 static inline float upg_coded_output(int64_t sum, double factor)
 {

@@ -11,7 +11,7 @@
 /* The *_avx512.c files are compiled for all of these at once: the compiler may use any of them. */
 enum { UPG_KERNELS_AVX512_NEEDS = UPG_CPU_AVX512 | UPG_CPU_AVX512VBMI | UPG_CPU_AVX512VNNI };
 
-/* Coded matrices: bitdot_prepare, bitdot, decode_group, gemm_i16, hadamard. */
+/* Coded matrices: bitdot_prepare, bitdot, lut8_prepare, lut8, decode_group, gemm_i16, hadamard. */
 void upg_kernels_codec_scalar(upg_kernels *k);
 void upg_kernels_codec_avx2(upg_kernels *k);
 void upg_kernels_codec_avx512(upg_kernels *k); /* F, BW, DQ, VL, VBMI, VNNI */

@@ -48,6 +48,7 @@ struct upg_model {
     char                    *program_text, *quality_json;
     char passed_over[512]; /* why not on the device thought best; "" = it is on that */
     bool refused;          /* that device is there, but did not take the model */
+    bool lut8;             /* few rows are multiplied by tables of 8 bits */
 
     pthread_mutex_t   lock;
     bool              unchecked; /* weights are to be checked before the first pass */
@@ -63,6 +64,7 @@ typedef struct upg_engine_settings {
     uint32_t            threads, verify;
     uint64_t            max_memory;
     const upg_listener *listener;
+    bool                lut8;
 } upg_engine_settings;
 
 /** Errors: as upg_model_open. */

@@ -88,7 +88,9 @@ out:
 static upg_status create_backend(upg_model *m, const char *device, uint32_t max_rows,
                                  upg_error *err)
 {
-    upg_backend_options options = { .threads = m->threads, .max_rows = max_rows, .device = device };
+    upg_backend_options options = {
+        .threads = m->threads, .max_rows = max_rows, .device = device, .lut8 = m->lut8
+    };
 
     m->max_rows = max_rows;
     return m->class_->create(m->program, &options, &m->backend, err);
@@ -262,6 +264,7 @@ static upg_status load_by(loader *from, const char *name, const upg_engine_setti
     atomic_init(&m->references, 1);
     pthread_mutex_init(&m->lock, NULL);
     m->threads = settings->threads;
+    m->lut8 = settings->lut8;
     upg_kernels_select(upg_cpu_flags(), &m->kernels);
     st = from(name, settings, m, err);
     if (st == UPG_OK)

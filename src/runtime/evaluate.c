@@ -113,6 +113,8 @@ static upg_status init(evaluation *e, upg_model *model, const upg_eval_options *
     e->max_rows = model->max_rows;
     if (o->against && o->against->max_rows < e->max_rows)
         e->max_rows = o->against->max_rows;
+    if (model->lut8 && e->max_rows >= UPG_ENGINE_FAST_ROWS)
+        e->max_rows = UPG_ENGINE_FAST_ROWS - 1; /* as a token is computed, not as a prompt is */
     if (e->max_rows > fitting)
         e->max_rows = fitting > 0 ? (uint32_t)fitting : 1;
     e->group = e->max_rows / rows_of(e) > 0 ? e->max_rows / rows_of(e) : 1;

@@ -29,10 +29,10 @@ enum {
 #define TILE_BYTES     ((size_t)TILE_ROWS * (TILE_COLUMNS + 32) * sizeof(int16_t))
 #define INPUT_BYTES    ((size_t)BATCH * TILE_COLUMNS * sizeof(int16_t))
 #define OUTPUT_BYTES   ((size_t)BATCH * TILE_ROWS * sizeof(float))
-#define SCRATCH_BYTES  (PREPARED_BYTES + TILE_BYTES + INPUT_BYTES + 2 * OUTPUT_BYTES)
+#define SCRATCH_BYTES  (2 * PREPARED_BYTES + TILE_BYTES + INPUT_BYTES + 2 * OUTPUT_BYTES)
 
 typedef struct scratch {
-    uint8_t *prepared;
+    uint8_t *prepared, *lut8; /* tables of bitdot and of lut8 */
     int16_t *tile, *input;
     float   *vector, *result;
 } scratch;
@@ -49,6 +49,8 @@ static scratch scratch_of(const measured *m, uint32_t worker)
     uint8_t *at = m->memory + worker * SCRATCH_BYTES;
     scratch  s = { .prepared = at };
 
+    at += PREPARED_BYTES;
+    s.lut8 = at;
     at += PREPARED_BYTES;
     s.tile = (int16_t *)(void *)at;
     at += TILE_BYTES;
@@ -73,6 +75,18 @@ static double run_bitdot(const measured *m, const uint8_t *part, scratch *s)
     for (size_t i = 0; i < n; i++)
         m->kernels.bitdot(GROUPS, UPG_BLOCK_ROWS,
                           (const uint32_t *)(const void *)(part + i * block), s->prepared, u);
+    return (double)(n * block);
+}
+
+static double run_lut8(const measured *m, const uint8_t *part, scratch *s)
+{
+    size_t  block = (size_t)GROUPS * UPG_BLOCK_ROWS * sizeof(uint32_t);
+    size_t  n = UPG_PROBE_PART_BYTES / block;
+    int32_t u[UPG_BLOCK_ROWS];
+
+    for (size_t i = 0; i < n; i++)
+        m->kernels.lut8(GROUPS, UPG_BLOCK_ROWS, (const uint32_t *)(const void *)(part + i * block),
+                        s->lut8, u);
     return (double)(n * block);
 }
 
@@ -148,6 +162,7 @@ typedef struct kernel_row {
 
 static const kernel_row rows[] = {
     { "bitdot", "code bits from memory", run_bitdot, false },
+    { "lut8", "the same by tables of 8 bits", run_lut8, false },
     { "decode_group", "code bits from memory, 3 bits to i16", run_decode, false },
     { "gemm_bf16", "bf16 weights from memory, one vector", run_bf16, false },
     { "decode_i8", "code bits from memory, 3 bits to u8", run_decode_i8, false },
@@ -270,6 +285,7 @@ static void fill_scratch(const measured *m, uint32_t worker)
     for (size_t i = 0; i < COLUMNS; i++)
         x[i] = (int8_t)(i * 37 % 255 - 127);
     m->kernels.bitdot_prepare(GROUPS, x, s.prepared);
+    (void)m->kernels.lut8_prepare(GROUPS, x, s.lut8);
     for (size_t i = 0; i < BATCH * TILE_COLUMNS; i++)
         s.input[i] = x[i % COLUMNS];
     for (size_t i = 0; i < COLUMNS; i++)

@@ -8,7 +8,7 @@
 
 #include "codec/rotation.h"
 
-/* random, bits 0, bits 1, x −128, x 127, x 0, bits 0 with x −128: the largest sums */
+/* random, bits 0, bits 1, x −127, x 127, x 0, bits 0 with x −127: the largest sums */
 enum { FILLS = 7 };
 
 static void compare_bitdot(const upg_kernels *ref, const upg_kernels *new, size_t groups,
@@ -26,10 +26,10 @@ static void compare_bitdot(const upg_kernels *ref, const upg_kernels *new, size_
                   : fill == 2            ? UINT32_MAX
                                          : (uint32_t)upg_random_u64(KC_SEED, counter++);
     for (size_t i = 0; i < 32 * groups; i++)
-        x[i] = (int8_t)(fill == 3 || fill == 6 ? -128
+        x[i] = (int8_t)(fill == 3 || fill == 6 ? -127
                         : fill == 4            ? 127
                         : fill == 5            ? 0
-                                               : kc_int(&counter, -128, 127));
+                                               : kc_int(&counter, -127, 127));
     ref->bitdot_prepare(groups, x, prepared_ref);
     ref->bitdot(groups, rows, code, prepared_ref, want);
     new->bitdot_prepare(groups, x, prepared_new);

@@ -61,13 +61,14 @@ static upg_status create_backend(const upg_program *program, const upg_backend_o
     b->program = program;
     b->max_rows = options->max_rows;
     b->bits_only = options->decode_kernels_only;
+    b->lut8 = options->lut8;
     upg_kernels_select(upg_cpu_flags(), &b->kernels);
     UPG_TRY(upg_pool_create(options->threads, &b->pool, err));
     b->threads = upg_pool_size(b->pool);
     UPG_TRY(upg_cpu_plan(b, err));
     UPG_TRY(upg_cpu_allocate(b, err));
-    snprintf(b->description, sizeof b->description, "cpu %s, %u thread%s", b->kernels.name,
-             b->threads, b->threads == 1 ? "" : "s");
+    snprintf(b->description, sizeof b->description, "cpu %s%s, %u thread%s", b->kernels.name,
+             b->lut8 ? " by tables of 8 bits" : "", b->threads, b->threads == 1 ? "" : "s");
 out:
     if (st != UPG_OK) {
         close_backend((upg_backend *)(void *)b);

@@ -73,10 +73,11 @@ typedef struct cpu_softmax {
 typedef struct cpu_worker {
     uint8_t *prepared; /* few rows: what bitdot reads, [CPU_FEW_ROWS][prepared_stride] */
     uint64_t product;  /* the one it was prepared for */
-    int16_t *decoded;  /* [CPU_TILE_ROWS][CPU_TILE_COLUMNS + 32], or one row of the embedding */
-    int32_t *sums;     /* [max_rows][CPU_TILE_ROWS] */
-    int64_t *totals;   /* the same, for rows whose sums can pass int32; or NULL */
-    float   *result;   /* [max_rows][CPU_TILE_ROWS], or one run of rows */
+    float    factor[CPU_FEW_ROWS]; /* lut8: what u is to be multiplied by */
+    int16_t *decoded; /* [CPU_TILE_ROWS][CPU_TILE_COLUMNS + 32], or one row of the embedding */
+    int32_t *sums;    /* [max_rows][CPU_TILE_ROWS] */
+    int64_t *totals;  /* the same, for rows whose sums can pass int32; or NULL */
+    float   *result;  /* [max_rows][CPU_TILE_ROWS], or one run of rows */
     /* Of one KV head, or of all of them one after the other. */
     float       *query;         /* [n_kv_heads][n_queries][head_dim] */
     float       *score;         /* [n_queries][64] */
@@ -97,6 +98,7 @@ typedef struct cpu_backend {
     upg_pool          *pool;
     uint32_t           threads, max_rows;
     bool               bits_only;   /* never decode: the single-row path for every batch */
+    bool               lut8;        /* few rows by tables of 8 bits */
     bool               fast;        /* the running batch takes weights of 8 bits */
     cpu_plan          *plans;       /* [n_ops] */
     cpu_slot          *slots;       /* [n_slots] */

@@ -16,15 +16,16 @@ typedef struct product {
 
 /* Rows row0 … row1 − 1 of a piece's band, for input row i. */
 static void finish_rows(const product *p, const cpu_piece *piece, uint32_t row0, uint32_t row1,
-                        uint32_t i, float *result)
+                        uint32_t i, cpu_worker *worker)
 {
     const cpu_backend  *b = p->b;
     const int32_t      *u = b->u + i * b->u_stride + piece->u_offset;
     float              *out = b->outputs[piece->which][p->out0 + i] + piece->band->row0 + row0;
-    float               s_x = p->input->scales[p->row0 + i], *y = p->add ? result : out;
+    float               s_x = p->input->scales[p->row0 + i];
+    float              *result = worker->result, *y = p->add ? result : out;
     const upg_outliers *outliers = piece->matrix->coded->outliers;
 
-    b->kernels.fir(piece->band, row0, row1 - row0, u, s_x, y);
+    b->kernels.fir(piece->band, row0, row1 - row0, u, b->lut8 ? s_x * worker->factor[i] : s_x, y);
     if (outliers != NULL)
         upg_outliers_add_product(outliers, piece->band->row0 + row0, row1 - row0,
                                  p->input->values + (p->row0 + i) * p->input->stride, y);
@@ -41,10 +42,16 @@ static void prepare(const product *p, cpu_worker *worker)
     if (worker->product == b->n_products)
         return;
     worker->product = b->n_products;
-    for (uint32_t i = 0; i < p->n; i++)
-        b->kernels.bitdot_prepare(p->input->stride / UPG_GROUP_COLUMNS,
-                                  p->input->codes + (p->row0 + i) * p->input->stride,
-                                  worker->prepared + i * b->prepared_stride);
+    for (uint32_t i = 0; i < p->n; i++) {
+        size_t        groups = p->input->stride / UPG_GROUP_COLUMNS;
+        const int8_t *codes = p->input->codes + (p->row0 + i) * p->input->stride;
+        uint8_t      *prepared = worker->prepared + i * b->prepared_stride;
+
+        if (b->lut8)
+            worker->factor[i] = b->kernels.lut8_prepare(groups, codes, prepared);
+        else
+            b->kernels.bitdot_prepare(groups, codes, prepared);
+    }
 }
 
 /* The bits of a piece times all rows. */
@@ -56,7 +63,7 @@ static void dot_piece(const product *p, const cpu_piece *piece, const uint8_t *p
 
     for (uint32_t block = piece->begin; block < piece->end; block++)
         for (uint32_t i = 0; i < p->n; i++)
-            b->kernels.bitdot(
+            (b->lut8 ? b->kernels.lut8 : b->kernels.bitdot)(
                 upg_group_count(n_cols), upg_block_rows(band->n_binary, block),
                 band->bits + upg_block_offset(block, n_cols), prepared + i * b->prepared_stride,
                 b->u + i * b->u_stride + piece->u_offset + (size_t)block * UPG_BLOCK_ROWS);
@@ -66,7 +73,7 @@ static void finish_all(const product *p, const cpu_piece *piece, uint32_t row0, 
                        uint32_t worker)
 {
     for (uint32_t i = 0; i < p->n && row0 < row1; i++)
-        finish_rows(p, piece, row0, row1, i, p->b->workers[worker].result);
+        finish_rows(p, piece, row0, row1, i, &p->b->workers[worker]);
 }
 
 /* One of the two pieces at a gap is done, the one before it or the one that it belongs to. Whoever

@@ -26,6 +26,46 @@ static void bitdot(size_t groups, size_t rows, const uint32_t *code, const void 
     }
 }
 
+/* i8 [8·groups][16]: entry `value` of each nibble. */
+static float lut8_prepare(size_t groups, const int8_t *x, void *prepared)
+{
+    int8_t *entries = prepared;
+    int32_t largest = 0;
+    int16_t multiplier;
+
+    for (size_t n = 0; n < 8 * groups; n++) {
+        int32_t sum = 0;
+
+        for (int q = 0; q < 4; q++)
+            sum += x[4 * n + q] < 0 ? -x[4 * n + q] : x[4 * n + q];
+        largest = sum > largest ? sum : largest;
+    }
+    multiplier = upg_lut8_multiplier(largest);
+    for (size_t n = 0; n < 8 * groups; n++)
+        for (int value = 0; value < 16; value++) {
+            int32_t v = 0;
+
+            for (int q = 0; q < 4; q++)
+                v += value >> q & 1 ? x[4 * n + q] : -x[4 * n + q];
+            entries[16 * n + value] = (int8_t)upg_lut8_entry(v, multiplier);
+        }
+    return upg_lut8_factor(multiplier);
+}
+
+static void lut8(size_t groups, size_t rows, const uint32_t *code, const void *prepared, int32_t *u)
+{
+    const int8_t *entries = prepared;
+
+    for (size_t t = 0; t < rows; t++) {
+        int32_t sum = 0;
+
+        for (size_t g = 0; g < groups; g++)
+            for (size_t n = 0; n < 8; n++)
+                sum += entries[16 * (8 * g + n) + (code[rows * g + t] >> 4 * n & 15)];
+        u[t] = sum;
+    }
+}
+
 static void decode_group(const upg_band *band, uint32_t n_cols, uint32_t group, uint32_t row0,
                          uint32_t n_rows, int16_t *v, size_t stride)
 {
@@ -89,6 +129,8 @@ void upg_kernels_codec_scalar(upg_kernels *k)
 {
     k->bitdot_prepare = bitdot_prepare;
     k->bitdot = bitdot;
+    k->lut8_prepare = lut8_prepare;
+    k->lut8 = lut8;
     k->decode_group = decode_group;
     k->gemm_i16 = gemm_i16;
     k->decode_i8 = decode_i8;
