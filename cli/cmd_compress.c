@@ -68,6 +68,12 @@ const cli_option cli_compress_options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, independent),
       .help = "calibrates every layer on the unquantised model alone" },
+    { .name = "effort",
+      .letter = 'e',
+      .type = CLI_TEXT,
+      .argument = "LEVEL",
+      .offset = offsetof(compress_args, effort),
+      .help = "fast, default, high or max: time for quality at equal size" },
     { .name = "no-outliers",
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, no_outliers),
@@ -213,8 +219,29 @@ static void note_journal(const compress_args *args, upg_status st)
             args->output);
 }
 
+static bool find_effort(const char *name, upg_effort *effort)
+{
+    static const char *const names[] = { [UPG_EFFORT_DEFAULT] = "default",
+                                         [UPG_EFFORT_FAST] = "fast",
+                                         [UPG_EFFORT_HIGH] = "high",
+                                         [UPG_EFFORT_MAX] = "max" };
+
+    *effort = UPG_EFFORT_DEFAULT;
+    for (size_t i = 0; name && i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i]) == 0) {
+            *effort = (upg_effort)i;
+            return true;
+        }
+    return !name;
+}
+
 int cli_compress_check(const cli_command *command, const compress_args *args)
 {
+    upg_effort effort;
+
+    if (!find_effort(args->effort, &effort))
+        return cli_usage(command, "--effort %s: levels are fast, default, high and max",
+                         args->effort);
     if (args->evaluation_windows && !args->evaluation)
         return cli_usage(command, "--eval-windows goes with --eval");
     if (args->no_calibration && (args->calibration || args->independent))
@@ -242,6 +269,7 @@ void cli_compress_how(const compress_args *args, upg_compress_options *how)
     how->evaluation_windows = args->evaluation_windows;
     how->calibration = args->no_calibration ? "" : args->calibration;
     how->independent = args->independent;
+    (void)find_effort(args->effort, &how->effort); /* cli_compress_check looked */
     how->without_outliers = args->no_outliers;
     how->threads = args->threads;
     how->max_memory = args->max_memory;

@@ -342,6 +342,14 @@ UPG_API void upg_probe_close(upg_probe *probe);
 
 /* ---- compress and verify -------------------------------------------------------------------- */
 typedef struct upg_compress upg_compress; /* a job */
+/** How long compression may take for quality. The file's size stays as asked for, and so does its
+ * speed but for a few percent. */
+typedef enum upg_effort {
+    UPG_EFFORT_DEFAULT = 0,
+    UPG_EFFORT_FAST = 1, /* a quarter of the calibration text */
+    UPG_EFFORT_HIGH = 2, /* codes of constraint length 14 instead of 12: encoding takes 4 times */
+    UPG_EFFORT_MAX = 3   /* 16: 16 times */
+} upg_effort;
 typedef struct upg_compress_options {
     size_t struct_size;
     double bits_per_parameter; /* of all weight tensors with scales and padding; 0 = 3.2, and for
@@ -369,6 +377,7 @@ typedef struct upg_compress_options {
     const char *join; /* a folder that all workers of this job see, on one host or several: it is
                        * the journal, and each worker codes what no other one does. With
                        * independent calibration or none; NULL = alone. Outlives the job */
+    upg_effort effort;
 } upg_compress_options;
 
 /** Reads the headers, checks shapes and types, plans the rates; encodes nothing.

@@ -41,6 +41,14 @@ def test_plan(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_effort(tmp_path):
+    predicted = []
+    for effort in ("fast", "default", "high", "max"):
+        with upg.Compression(CHECKPOINT, tmp_path / "a.upg", calibration="", effort=effort) as job:
+            predicted.append(job.plan["predicted_kl"])
+    assert predicted[0] == predicted[1] > predicted[2] > predicted[3]
+
+
 def test_refused(tmp_path, compressed):
     output = tmp_path / "a.upg"
     with pytest.raises(upg.NotFoundError):
@@ -49,7 +57,8 @@ def test_refused(tmp_path, compressed):
         upg.compress(CHECKPOINT, output, calibration=tmp_path / "none.txt")
     with pytest.raises(upg.BudgetError):
         upg.compress(CHECKPOINT, output, bits_per_parameter=1.0, calibration="")
-    for bad in ({"threads": -1}, {"seed": -1}, {"bits_per_parameter": "3"}):
+    for bad in ({"threads": -1}, {"seed": -1}, {"bits_per_parameter": "3"},
+                {"effort": "slow"}):
         with pytest.raises(upg.ArgumentError):
             upg.compress(CHECKPOINT, output, **bad)
     assert not output.exists()

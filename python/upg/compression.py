@@ -29,10 +29,13 @@ class Compressed:
     seconds: float
 
 
+EFFORTS = ("default", "fast", "high", "max")  # in the order of upg_effort
+
+
 def _options(hooks: Hooks, bits_per_parameter: float, max_file_bytes: int,
              calibration: str | os.PathLike[str] | None, threads: int, max_memory: int, seed: int,
              overwrite: bool, independent: bool, evaluation: str | os.PathLike[str] | None,
-             evaluation_windows: int, outliers: bool) -> tuple[Any, list[Any]]:
+             evaluation_windows: int, outliers: bool, effort: str) -> tuple[Any, list[Any]]:
     """A upg_compress_options, and the texts that it points to."""
     texts = [ffi.NULL if text is None else ffi.new("char[]", path_bytes(text))
              for text in (calibration, evaluation)]
@@ -48,6 +51,9 @@ def _options(hooks: Hooks, bits_per_parameter: float, max_file_bytes: int,
     options.calibration, options.evaluation = texts
     options.overwrite, options.independent = overwrite, independent
     options.without_outliers = not outliers
+    if effort not in EFFORTS:
+        raise errors.ArgumentError(f"effort: {effort!r} is none of {', '.join(EFFORTS)}")
+    options.effort = EFFORTS.index(effort)
     hooks.fill(options.hooks)
     return options, texts
 
@@ -60,13 +66,13 @@ class Compression(Closable):
                  calibration: str | os.PathLike[str] | None = None,
                  threads: int = 0, max_memory: int = 0, seed: int = 0, overwrite: bool = False,
                  independent: bool = False, evaluation: str | os.PathLike[str] | None = None,
-                 evaluation_windows: int = 0, outliers: bool = True,
+                 evaluation_windows: int = 0, outliers: bool = True, effort: str = "default",
                  progress: ProgressCallback | None = None) -> None:
         """Reads the headers and plans the rates; encodes nothing. Arguments: see compress()."""
         self._hooks = Hooks(progress)
         options, _texts = _options(self._hooks, bits_per_parameter, max_file_bytes, calibration,
                                    threads, max_memory, seed, overwrite, independent, evaluation,
-                                   evaluation_windows, outliers)
+                                   evaluation_windows, outliers, effort)
         out, error = ffi.new("upg_compress **"), new_error()
         status = lib.upg_compress_open(path_bytes(checkpoint), path_bytes(output), options, out,
                                        error)
@@ -104,7 +110,7 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
              calibration: str | os.PathLike[str] | None = None,
              threads: int = 0, max_memory: int = 0, seed: int = 0, overwrite: bool = False,
              independent: bool = False, evaluation: str | os.PathLike[str] | None = None,
-             evaluation_windows: int = 0, outliers: bool = True,
+             evaluation_windows: int = 0, outliers: bool = True, effort: str = "default",
              progress: ProgressCallback | None = None) -> Compressed:
     """Compresses a Hugging Face checkpoint (safetensors folder) into one .upg file.
 
@@ -122,6 +128,7 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
                         what comes out stands in ModelInfo.quality; None = no evaluation
     evaluation_windows  of 512 tokens, evenly spread over that text; 0 = 64
     outliers            may keep single weights and columns beside the code, where it pays
+    effort              "fast", "default", "high" or "max": time for quality at equal size
     progress            gets Progress at most ten times a second; what it raises cancels, and so
                         does Ctrl-C: nothing of the output remains then
 
@@ -132,7 +139,7 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
                      max_memory=max_memory, seed=seed, overwrite=overwrite,
                      independent=independent, evaluation=evaluation,
                      evaluation_windows=evaluation_windows, outliers=outliers,
-                     progress=progress) as job:
+                     effort=effort, progress=progress) as job:
         return job.run()
 
 
@@ -185,7 +192,7 @@ def estimate(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
     Raises what compress() raises before its work; that something does not fit is no error."""
     hooks, error = Hooks(progress), new_error()
     options, _texts = _options(hooks, bits_per_parameter, max_file_bytes, calibration, threads,
-                               max_memory, 0, overwrite, independent, None, 0, outliers)
+                               max_memory, 0, overwrite, independent, None, 0, outliers, "default")
     e = ffi.new("upg_estimate *")
     e.struct_size = ffi.sizeof("upg_estimate")
     status = lib.upg_compress_estimate(path_bytes(checkpoint), path_bytes(output), options, e,

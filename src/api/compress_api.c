@@ -100,6 +100,10 @@ static upg_status open_job(const char *checkpoint, const char *output,
     settings.independent = o.independent;
     settings.quick = quick;
     settings.without_outliers = o.without_outliers;
+    settings.effort = upg_effort_find((uint32_t)o.effort);
+    if (settings.effort == NULL)
+        UPG_TRY(upg_fail(err, UPG_E_ARG, "effort is %d; levels are 0 (default) to %d",
+                         (int)o.effort, (int)UPG_EFFORT_MAX));
     settings.journal = o.journal && !quick;
     settings.resume = o.resume && !quick;
     settings.join = quick || !o.join || o.join[0] == '\0' ? NULL : o.join;

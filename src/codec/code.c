@@ -1,66 +1,32 @@
-/* code.c: the library's tap sets, checks on others, and the value of a window.
- *
- * The sets were found by simulated annealing over signed primes between 11 and 211, for the least
- * squared error on unit Gaussian targets; g is the least-squares gain. Half rates share one set
- * between even and odd rows: taking the two whole rates' sets in turn costs a third more error at
- * 2.5 bits. */
+/* code.c: the library's tap sets, checks on others, and the value of a window. */
 #include "codec/code.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 
-static const upg_code tap_sets[] = {
-    { .rate2 = 4,
-      .k0 = 2,
-      .k1 = 2,
-      .length = 12,
-      .taps = { 107, 127, 89, -47, -67, -71, 23, -11, -61, -79, 127, -107 },
-      .gain = 0.0037f },
-    { .rate2 = 5,
-      .k0 = 2,
-      .k1 = 3,
-      .length = 12,
-      .taps = { -151, -167, -137, 109, 37, 67, 103, -157, -107, 211, -137, 149 },
-      .gain = 0.002361f },
-    { .rate2 = 6,
-      .k0 = 3,
-      .k1 = 3,
-      .length = 12,
-      .taps = { -79, 101, 47, 31, 23, 29, -61, 11, -43, -83, -89, 47 },
-      .gain = 0.005368f },
-    { .rate2 = 6,
-      .k0 = 3,
-      .k1 = 3,
-      .length = 14,
-      .taps = { -181, 127, -101, 53, 59, 149, 83, 79, 109, 139, -89, -97, 113, 179 },
-      .gain = 0.002499f },
-    { .rate2 = 7,
-      .k0 = 3,
-      .k1 = 4,
-      .length = 12,
-      .taps = { 79, -103, -47, 31, 11, 37, -67, 53, 67, -89, -53, -31 },
-      .gain = 0.005451f },
-    { .rate2 = 8,
-      .k0 = 4,
-      .k1 = 4,
-      .length = 12,
-      .taps = { 97, 131, 197, -47, 67, -89, 67, -107, -127, 163, -79, -113 },
-      .gain = 0.002899f },
-    { .rate2 = 10,
-      .k0 = 5,
-      .k1 = 5,
-      .length = 12,
-      .taps = { 97, 53, 199, 167, -79, 61, 37, 127, -83, 173, -139, 109 },
-      .gain = 0.00282f },
-};
+#include "codec/code_tables.h"
+
+static const upg_code_set *find_set(uint32_t rate2, uint32_t length)
+{
+    for (size_t i = 0; i < upg_code_set_count; i++)
+        if (upg_code_sets[i].code.rate2 == rate2 && upg_code_sets[i].code.length == length)
+            return &upg_code_sets[i];
+    return NULL;
+}
 
 const upg_code *upg_code_find(uint32_t rate2, uint32_t length)
 {
-    for (size_t i = 0; i < sizeof tap_sets / sizeof tap_sets[0]; i++)
-        if (tap_sets[i].rate2 == rate2 && tap_sets[i].length == length)
-            return &tap_sets[i];
-    return NULL;
+    const upg_code_set *set = find_set(rate2, length);
+
+    return set != NULL ? &set->code : NULL;
+}
+
+double upg_code_error(const upg_code *code)
+{
+    const upg_code_set *set = find_set(code->rate2, code->length);
+
+    return set != NULL ? set->error : 0;
 }
 
 static upg_status check_rate(const upg_code *code, upg_error *err)

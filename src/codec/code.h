@@ -34,6 +34,9 @@ typedef struct upg_code {
 
 /** The library's tap set for a rate and constraint length, or NULL when it has none. Static. */
 const upg_code *upg_code_find(uint32_t rate2, uint32_t length);
+/** Mean squared error of the library's set of this rate and length on unit Gaussian targets, as
+ * measured; 0 when it has none. */
+double upg_code_error(const upg_code *code);
 /** Checks a tap set from a file: rate, k0/k1, length, Σ|p_i| ≤ 32767, gain finite and positive.
  * Errors: E_FORMAT naming the field. */
 upg_status upg_code_check(const upg_code *code, upg_error *err);

@@ -24,16 +24,15 @@
 #include "format/container_writer.h"
 #include "tokenizer/tokenizer.h"
 
-#define DEFAULT_BITS        3.2
-#define MAX_BITS            32.0
-#define DEFAULT_MEMORY      (UINT64_C(8) << 30)
-#define LARGE_MODEL         1000000000u
-#define QUALITY_CAPACITY    4096u /* twice what a report with all roles and figures takes */
-#define SENSITIVITY_WINDOWS 8u
-#define FP32_BYTES          4u
-#define MIN_FP32_RATIO      10u
-#define KEEP_SECONDS        60.0
-#define LEASE_SECONDS       120.0
+#define DEFAULT_BITS     3.2
+#define MAX_BITS         32.0
+#define DEFAULT_MEMORY   (UINT64_C(8) << 30)
+#define LARGE_MODEL      1000000000u
+#define QUALITY_CAPACITY 4096u /* twice what a report with all roles and figures takes */
+#define FP32_BYTES       4u
+#define MIN_FP32_RATIO   10u
+#define KEEP_SECONDS     60.0
+#define LEASE_SECONDS    120.0
 
 struct upg_job {
     upg_job_settings   settings;
@@ -176,11 +175,16 @@ static uint32_t threads_of(const upg_job *job)
     return job->settings.threads != 0 ? job->settings.threads : upg_cpu_cores();
 }
 
+static const upg_effort_level *effort_of(const upg_job *job)
+{
+    return job->settings.effort != NULL ? job->settings.effort : upg_effort_find(0);
+}
+
 static uint32_t plan_windows(const upg_job *job)
 {
     uint32_t n = job->calibration.n_windows;
 
-    return n < SENSITIVITY_WINDOWS ? n : SENSITIVITY_WINDOWS;
+    return n < effort_of(job)->plan_windows ? n : effort_of(job)->plan_windows;
 }
 
 /* Copies windows evenly spread over those of the calibration: i32 [plan_windows][window]. */
@@ -239,6 +243,8 @@ static upg_status write_recipe(upg_job *job, upg_error *err)
     upg_job_recipe          recipe = { .seed = s->seed,
                                        .max_file_bytes = s->max_file_bytes,
                                        .bits_per_parameter = s->bits_per_parameter,
+                                       .effort = effort_of(job) != upg_effort_find(0) ? effort_of(job)->name
+                                                                                      : NULL,
                                        .independent = s->independent,
                                        .without_outliers = s->without_outliers,
                                        .damping = UPG_DEFAULT_DAMPING,
@@ -304,6 +310,7 @@ static upg_status make_plan(upg_job *job, upg_error *err)
     uint64_t           budget = 0;
 
     UPG_TRY(upg_plan_create(job->weights, &job->arena, &job->plan, err));
+    upg_plan_set_length(&job->plan, effort_of(job)->code_length);
     UPG_TRY(write_recipe(job, err));
     job->file_plan.options_json = job->options_json.data;
     plan_parts(job);
@@ -427,7 +434,7 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     UPG_TRY(check_tokenizer(job->weights, err));
     if (wants_calibration(job)) {
         st = upg_token_windows_make(job->weights, settings->calibration, UPG_CALIBRATION_WINDOW,
-                                    UPG_CALIBRATION_WINDOWS, &job->calibration, err);
+                                    effort_of(job)->calibration_windows, &job->calibration, err);
         if (st != UPG_OK) {
             if (settings->calibration_name != NULL)
                 upg_error_prefix(err, "%s: ", settings->calibration_name);

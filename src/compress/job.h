@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "base/progress.h"
+#include "compress/effort.h"
 #include "compress/job_report.h"
 
 /** Runs a finished file that has not yet its name and compares it with the checkpoint: what lies
@@ -27,9 +28,10 @@ typedef struct upg_job_settings {
                                    * nearest, without error feedback */
     const char *calibration_name; /* of its file, for messages; NULL = no file: the text is left out
                                    * where the model has no tokenizer */
-    bool independent;      /* moments of the unquantised model alone, so that no layer waits for
-                            * another; costs some quality */
-    bool without_outliers; /* all weights stay in the code */
+    bool independent; /* moments of the unquantised model alone, so that no layer waits for
+                       * another; costs some quality */
+    const upg_effort_level *effort;           /* NULL = the default */
+    bool                    without_outliers; /* all weights stay in the code */
     bool quick; /* plans without reading weights or running text: rates follow from shapes alone */
     bool journal; /* keeps what was done in OUTPUT.journal, so that a run that ended early can be
                    * resumed */

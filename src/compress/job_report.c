@@ -96,6 +96,8 @@ upg_status upg_job_report_recipe(const upg_job_recipe *r, upg_buffer *json, upg_
 
     if (r->bits_per_parameter > 0)
         json_object_set_new(root, "bits_per_parameter", json_real(r->bits_per_parameter));
+    if (r->effort != NULL)
+        json_object_set_new(root, "effort", json_string(r->effort));
     if (r->without_outliers)
         json_object_set_new(root, "outliers", json_false());
     if (r->max_file_bytes > 0)

@@ -22,11 +22,12 @@ typedef struct upg_evaluation {
 
 /** How a file was made: what its manifest tells. */
 typedef struct upg_job_recipe {
-    uint64_t seed, max_file_bytes;
-    double   bits_per_parameter; /* 0 = not asked for */
-    bool     independent, without_outliers;
-    double   damping;
-    uint32_t plan_windows;
+    uint64_t    seed, max_file_bytes;
+    double      bits_per_parameter; /* 0 = not asked for */
+    const char *effort;             /* NULL = the default */
+    bool        independent, without_outliers;
+    double      damping;
+    uint32_t    plan_windows;
     /* calibration; n_windows 0 = none, round to nearest */
     uint64_t text_bytes, text_tokens;
     uint32_t n_windows, window;

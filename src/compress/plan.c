@@ -1,6 +1,7 @@
 #include "compress/plan.h"
 
-/* Rates on offer, and the squared error of each relative to 3 bits. The ratios are those of KL when
+/* Rates on offer, and the squared error of each with the default constraint length, relative to 3
+ * bits. The ratios are those of KL when
  * one matrix of a 63 M model is coded at each rate; those of the Gaussian error are close to them.
  */
 static const struct {
@@ -84,11 +85,14 @@ uint32_t upg_plan_units_of(const upg_plan *plan, uint32_t first)
     return n;
 }
 
+/* Longer codes scale it as they scale the Gaussian error of their rate. */
 static double relative_error(const upg_code *code)
 {
+    const upg_code *usual = upg_code_find(code->rate2, UPG_CODE_DEFAULT_LENGTH);
+
     for (int i = 0; i < N_RATES; i++)
         if (rates[i].rate2 == code->rate2)
-            return rates[i].relative_error;
+            return rates[i].relative_error * (upg_code_error(code) / upg_code_error(usual));
     return 0; /* not reached: every code in a plan comes from `rates` */
 }
 
@@ -246,6 +250,13 @@ const upg_plan_candidate *upg_plan_outliers_of(const upg_plan *plan, uint32_t fi
         if (plan->candidates[i].first_unit == first && plan->candidates[i].chosen)
             return &plan->candidates[i];
     return NULL;
+}
+
+void upg_plan_set_length(upg_plan *plan, uint32_t length)
+{
+    for (uint32_t u = 0; u < plan->n_units; u++)
+        plan->units[u].code = upg_code_find(rates[0].rate2, length);
+    sum_up(plan);
 }
 
 void upg_plan_reset(upg_plan *plan)

@@ -13,7 +13,7 @@
 #include "codec/outliers.h"
 #include "model/weights.h"
 
-/** Squared error of the code at 3 bits on unit Gaussian weights (docs/RESULTS.md). */
+/** Squared error of the default code at 3 bits on unit Gaussian weights (docs/RESULTS.md). */
 #define UPG_MSE_AT_3_BITS 0.0191
 
 /** Rows of one matrix that share a rate: a whole matrix, or a band of the embedding or head. */
@@ -57,6 +57,9 @@ uint32_t upg_plan_units_of(const upg_plan *plan, uint32_t first);
 /** Cuts the matrices into units and gives each the lowest rate. Memory lives in `arena`. */
 upg_status upg_plan_create(const upg_weights *weights, upg_arena *arena, upg_plan *plan,
                            upg_error *err);
+/** Takes codes of constraint length `length` (one that upg_code_find has for every rate) instead of
+ * the default, at the lowest rates. */
+void upg_plan_set_length(upg_plan *plan, uint32_t length);
 /** The chosen candidate of the matrix that begins at unit `first`, or NULL. */
 const upg_plan_candidate *upg_plan_outliers_of(const upg_plan *plan, uint32_t first);
 /** Back to the lowest rates and no outliers. */

@@ -22,7 +22,7 @@
 #include "support/npy.h"
 #include "support/temp_folder.h"
 
-enum { N_TOKENS = 150, MAX_PAGES = 64, MAX_BATCH = 256 };
+enum { N_TOKENS = 150, MAX_PAGES = 64, MAX_BATCH = 256, DENSE = 1 };
 
 typedef struct model {
     char        *folder;
@@ -67,18 +67,24 @@ static bool no_gpu(void)
 /* ---- models -----------------------------------------------------------------------------------
  */
 
-static void open_model(model *m, const test_model_shape *shape, bool coded)
+/* length: of codes; 0 = lengths in turn, DENSE = no codes */
+static void open_model_at(model *m, const test_model_shape *shape, uint32_t length)
 {
     memset(m, 0, sizeof *m);
     m->folder = make_folder();
     OK(m, make_checkpoint(m->folder, shape, 7, &m->err));
     OK(m, upg_weights_open(m->folder, &m->weights, &m->err));
-    if (coded)
-        OK(m, test_code_weights(m->weights, 0, 11, &m->arena, &m->err));
+    if (length != DENSE)
+        OK(m, test_code_weights_at(m->weights, 0, length, 11, &m->arena, &m->err));
     OK(m, upg_program_build(m->weights, &m->program, &m->err));
     m->n = N_TOKENS < shape->context ? N_TOKENS : shape->context;
     for (uint32_t i = 0; i < m->n; i++)
         m->tokens[i] = (int32_t)(upg_random_u64(3, i) % shape->vocab);
+}
+
+static void open_model(model *m, const test_model_shape *shape, bool coded)
+{
+    open_model_at(m, shape, coded ? UPG_CODE_DEFAULT_LENGTH : DENSE);
 }
 
 static void close_model(model *m)
@@ -226,10 +232,10 @@ static void check_shape(const test_model_shape *shape, const char *name)
     model                    m;
 
     print_message("%s\n", name);
-    for (int coded = 0; coded < 2; coded++) {
+    for (int coded = 0; coded < 3; coded++) { /* 2: codes of lengths 12, 14 and 16 */
         double typical = coded ? coded_typical : 5e-5;
 
-        open_model(&m, shape, coded);
+        open_model_at(&m, shape, coded == 0 ? DENSE : coded == 1 ? UPG_CODE_DEFAULT_LENGTH : 0);
         for (int t = 0; t < 3; t++) {
             float *want =
                 run(&m, &upg_backend_cpu, (upg_backend_options) { .threads = 2 }, types[t], 64);

@@ -73,8 +73,8 @@ out:
     return st;
 }
 
-static upg_status code_matrix(upg_matrix *m, uint32_t index, uint32_t rate, uint64_t seed,
-                              upg_arena *arena, upg_error *err)
+static upg_status code_matrix(upg_matrix *m, uint32_t index, uint32_t rate, uint32_t length,
+                              uint64_t seed, upg_arena *arena, upg_error *err)
 {
     static const uint32_t rates[] = { 4, 5, 6, 7, 8, 10 };
     uint32_t              n_bands = 1 + index % MAX_BANDS, rows[MAX_BANDS], rate2[MAX_BANDS];
@@ -89,8 +89,10 @@ static upg_status code_matrix(upg_matrix *m, uint32_t index, uint32_t rate, uint
         rate2[i] = rate ? rate : rates[(index + i) % 6];
     }
     m->kind = UPG_MATRIX_CODED;
-    return test_random_coded(m->n_cols, n_bands, rows, rate2, UPG_CODE_DEFAULT_LENGTH, seed + index,
-                             arena, &m->coded, err);
+    if (length == 0)
+        length = 12 + 2 * (index % 3);
+    return test_random_coded(m->n_cols, n_bands, rows, rate2, length, seed + index, arena,
+                             &m->coded, err);
 }
 
 static upg_status add_outliers(upg_matrix *m, uint32_t index, uint64_t seed, upg_arena *arena,
@@ -132,21 +134,27 @@ out:
 upg_status test_code_weights(upg_weights *weights, uint32_t rate2, uint64_t seed, upg_arena *arena,
                              upg_error *err)
 {
+    return test_code_weights_at(weights, rate2, UPG_CODE_DEFAULT_LENGTH, seed, arena, err);
+}
+
+upg_status test_code_weights_at(upg_weights *weights, uint32_t rate2, uint32_t length,
+                                uint64_t seed, upg_arena *arena, upg_error *err)
+{
     uint32_t   index = 0;
     upg_status st = UPG_OK;
 
-    UPG_TRY(code_matrix(&weights->embed, index++, rate2, seed, arena, err));
+    UPG_TRY(code_matrix(&weights->embed, index++, rate2, length, seed, arena, err));
     for (uint32_t l = 0; l < weights->config.n_layers; l++) {
         upg_layer_weights *w = &weights->layers[l];
         upg_matrix        *all[] = { &w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down };
 
         for (int i = 0; i < 7; i++)
-            UPG_TRY(code_matrix(all[i], index++, rate2, seed, arena, err));
+            UPG_TRY(code_matrix(all[i], index++, rate2, length, seed, arena, err));
     }
     if (weights->config.tied_embeddings)
         weights->head.coded = weights->embed.coded, weights->head.kind = UPG_MATRIX_CODED;
     else
-        UPG_TRY(code_matrix(&weights->head, index++, rate2, seed, arena, err));
+        UPG_TRY(code_matrix(&weights->head, index++, rate2, length, seed, arena, err));
 out:
     return st;
 }

@@ -13,6 +13,9 @@
  */
 upg_status test_code_weights(upg_weights *weights, uint32_t rate2, uint64_t seed, upg_arena *arena,
                              upg_error *err);
+/** The same with codes of constraint length L; 0 = 12, 14 and 16 in turn. */
+upg_status test_code_weights_at(upg_weights *weights, uint32_t rate2, uint32_t length,
+                                uint64_t seed, upg_arena *arena, upg_error *err);
 /** Gives most of the coded matrices outliers: in turn single ones and columns, columns alone,
  * single ones alone. */
 upg_status test_add_outliers(upg_weights *weights, uint64_t seed, upg_arena *arena, upg_error *err);

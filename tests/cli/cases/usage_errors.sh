@@ -21,6 +21,7 @@ try upg chat
 try upg compress folder
 try upg compress folder -o out --bpw 0
 try upg compress folder -o out --no-calibration --calibration file
+try upg compress folder -o out --effort slow
 try upg eval model
 try upg eval model --text a --ids b
 try upg eval model --text a --window 1

@@ -113,6 +113,10 @@ static void test_calibration(void **state)
     free(again);
     free(with);
     free(without);
+    none.effort = (upg_effort)4;
+    MUST_FAIL(UPG_E_ARG, "effort is 4",
+              upg_compress_open(source, in_folder(work, "x"), &none, &job, err));
+    none.effort = UPG_EFFORT_DEFAULT;
     none.calibration = "/nowhere/text";
     MUST_FAIL(UPG_E_NOT_FOUND, "calibration: /nowhere/text",
               upg_compress_open(source, in_folder(work, "x"), &none, &job, err));

@@ -19,7 +19,7 @@
 #include "support/make_checkpoint.h"
 #include "support/temp_folder.h"
 
-enum { N_TOKENS = 150 };
+enum { N_TOKENS = 150, DENSE = 1 };
 
 typedef struct model {
     char        *folder;
@@ -45,17 +45,23 @@ typedef struct way {
             fail_msg("%s", (m)->err.message);                                                      \
     } while (0)
 
-static void open_model(model *m, const test_model_shape *shape, bool coded)
+/* length: of codes; 0 = lengths in turn, DENSE = no codes */
+static void open_model_at(model *m, const test_model_shape *shape, uint32_t length)
 {
     memset(m, 0, sizeof *m);
     m->folder = make_folder();
     OK(m, make_checkpoint(m->folder, shape, 7, &m->err));
     OK(m, upg_weights_open(m->folder, &m->weights, &m->err));
-    if (coded)
-        OK(m, test_code_weights(m->weights, 0, 11, &m->arena, &m->err));
+    if (length != DENSE)
+        OK(m, test_code_weights_at(m->weights, 0, length, 11, &m->arena, &m->err));
     OK(m, upg_program_build(m->weights, &m->program, &m->err));
     for (uint32_t i = 0; i < N_TOKENS; i++)
         m->tokens[i] = (int32_t)(upg_random_u64(3, i) % shape->vocab);
+}
+
+static void open_model(model *m, const test_model_shape *shape, bool coded)
+{
+    open_model_at(m, shape, coded ? UPG_CODE_DEFAULT_LENGTH : DENSE);
 }
 
 static void close_model(model *m)
@@ -214,6 +220,36 @@ static void awkward_widths(void **state)
     check_shape(&shape);
 }
 
+/* Constraint lengths 14 and 16, alone and mixed with 12, at widths that are multiples of nothing.
+ */
+static void long_codes(void **state)
+{
+    static const uint32_t lengths[] = { 14, 16, 0 };
+    test_model_shape      shape = test_model_small();
+
+    (void)state;
+    shape.hidden = 70;
+    shape.n_heads = 7;
+    shape.n_kv_heads = 1;
+    shape.ffn = 99;
+    shape.vocab = 333;
+    shape.context = 256;
+    for (int i = 0; i < 3; i++) {
+        upg_backend_options int8 = { .emulate_int8 = true };
+        model               m;
+        float              *want;
+
+        open_model_at(&m, &shape, lengths[i]);
+        want = run_model(&m, (way) { &upg_backend_ref, int8, UPG_KV_F16, 64 });
+        print_message("codes of length %u\n", lengths[i]);
+        expect_close(&m, want, (way) { &upg_backend_cpu, { .threads = 2 }, UPG_KV_F16, 1 },
+                     coded_tolerance, "cpu against ref");
+        check_cuts(&m, UPG_KV_F16);
+        upg_free(want);
+        close_model(&m);
+    }
+}
+
 static void sliding_window(void **state)
 {
     test_model_shape shape = test_model_small();
@@ -304,16 +340,15 @@ static void mixed_sequences(void **state)
 /* Fast batches are an arithmetic of their own, near the exact one, and a row's result depends
  * neither on the cut into batches nor on threads. Weights err by .8 % of their size at 3 bits, the
  * model multiplies eight times in a row, and the worst of all logits is looked at. */
-static void fast_batches(void **state)
+static void check_fast(uint32_t length)
 {
     test_model_shape shape = test_model_small();
     upg_kernels      kernels;
     float           *exact, *fast;
     model            m;
 
-    (void)state;
     upg_kernels_select(upg_cpu_flags(), &kernels);
-    open_model(&m, &shape, true);
+    open_model_at(&m, &shape, length);
     exact = run_model(&m, (way) { &upg_backend_cpu, { .threads = 1 }, UPG_KV_F16, 50 });
     fast = run_model(&m, (way) { &upg_backend_cpu, { .threads = 1 }, UPG_KV_F16, 150, true });
     printf("fast against exact: %.1e of the range\n", difference(&m, fast, exact));
@@ -328,6 +363,12 @@ static void fast_batches(void **state)
     upg_free(exact);
     upg_free(fast);
     close_model(&m);
+}
+
+static void fast_batches(void **state)
+{
+    (void)state;
+    check_fast(UPG_CODE_DEFAULT_LENGTH);
 }
 
 static void runs_without_allocating(void **state)
@@ -421,6 +462,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(usual_shape),
         cmocka_unit_test(awkward_widths),
+        cmocka_unit_test(long_codes),
         cmocka_unit_test(sliding_window),
         cmocka_unit_test(outliers),
         cmocka_unit_test(mixed_sequences),

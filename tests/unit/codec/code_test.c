@@ -12,8 +12,10 @@
 
 #include "codec/code.h"
 
-static const uint8_t known[][2] = { { 4, 12 }, { 5, 12 }, { 6, 12 }, { 6, 14 },
-                                    { 7, 12 }, { 8, 12 }, { 10, 12 } };
+static const uint8_t known[][2] = { { 4, 12 },  { 5, 12 },  { 6, 12 }, { 7, 12 }, { 8, 12 },
+                                    { 10, 12 }, { 4, 14 },  { 5, 14 }, { 6, 14 }, { 7, 14 },
+                                    { 8, 14 },  { 10, 14 }, { 4, 16 }, { 5, 16 }, { 6, 16 },
+                                    { 7, 16 },  { 8, 16 },  { 10, 16 } };
 
 static int is_prime(int n)
 {
@@ -41,6 +43,9 @@ static void own_sets_are_sound(void **state)
             power += code->taps[t] * code->taps[t];
         }
         /* over all windows values have variance g²·Σp², more than 1: paths prefer small values */
+        /* a step of the rate divides the error by nearly 4 and 2, a longer code by a little */
+        assert_true(upg_code_error(code) > 1.1 * pow(2, -code->rate2) &&
+                    upg_code_error(code) < 1.4 * pow(2, -code->rate2));
         power *= (double)code->gain * (double)code->gain;
         assert_true(power > 0.8 && power < 1.5);
     }
@@ -114,7 +119,7 @@ static void largest_taps_fit(void **state)
 
 static void table_is_signed_sums(void **state)
 {
-    static int16_t table[1 << 14];
+    static int16_t table[1 << UPG_CODE_MAX_LENGTH];
 
     (void)state;
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {

@@ -110,8 +110,10 @@ static void round_trip(const upg_code *code, uint32_t n_rows, uint32_t n_cols)
 
 static void bands_round_trip(void **state)
 {
-    static const uint8_t  rates[][2] = { { 4, 12 }, { 5, 12 }, { 6, 12 }, { 6, 14 },
-                                         { 7, 12 }, { 8, 12 }, { 10, 12 } };
+    static const uint8_t  rates[][2] = { { 4, 12 },  { 5, 12 },  { 6, 12 }, { 7, 12 }, { 8, 12 },
+                                         { 10, 12 }, { 4, 14 },  { 5, 14 }, { 6, 14 }, { 7, 14 },
+                                         { 8, 14 },  { 10, 14 }, { 4, 16 }, { 5, 16 }, { 6, 16 },
+                                         { 7, 16 },  { 8, 16 },  { 10, 16 } };
     static const uint32_t widths[] = { 1, 7, 31, 32, 33, 100 };
     static const uint32_t heights[] = { 1, 2, 3, 16, 21, 64, 77 };
 

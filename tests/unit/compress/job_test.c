@@ -354,6 +354,52 @@ static void equal_work_gives_equal_bytes(void **state)
     free(first);
 }
 
+/* The length of a level's codes, its name and its windows are in the file; the bytes do not depend
+ * on threads; longer codes leave less error. */
+static void levels_of_effort(void **state)
+{
+    double last = INFINITY;
+
+    (void)state;
+    for (uint32_t e = 0; upg_effort_find(e) != NULL; e++) {
+        const upg_effort_level *level = upg_effort_find(e);
+        upg_job_settings        settings = { .overwrite = true, .effort = level };
+        upg_container          *file;
+        json_t                 *options;
+        char                   *one, *three;
+        size_t                  n_one, n_three;
+        double                  error = 0;
+
+        settings.threads = 1;
+        OK(compress(banded, &settings));
+        one = read_file(path, &n_one);
+        settings.threads = 3;
+        OK(compress(banded, &settings));
+        three = read_file(path, &n_three);
+        assert_int_equal(n_one, n_three);
+        assert_memory_equal(one, three, n_one);
+        free(one);
+        free(three);
+        OK(upg_container_open(path, &file, &err));
+        for (size_t m = 0; m < file->n_matrices; m++) {
+            error += file->matrices[m].relative_error;
+            for (uint32_t b = 0; b < file->matrices[m].coded.n_bands; b++)
+                assert_int_equal(file->matrices[m].coded.bands[b].code.length, level->code_length);
+        }
+        options = json_loads(file->options_json, 0, NULL);
+        if (e == 0)
+            assert_null(json_object_get(options, "effort")); /* as before there were levels */
+        else
+            assert_string_equal(json_string_value(json_object_get(options, "effort")), level->name);
+        if (level->code_length > UPG_CODE_DEFAULT_LENGTH)
+            assert_true(error < .99 * last);
+        last = error;
+        json_decref(options);
+        upg_container_close(file);
+    }
+    assert_null(upg_effort_find(4));
+}
+
 /* Relative error of a decoded matrix against the checkpoint's. */
 static double error_of(const upg_matrix *coded, const upg_matrix *dense)
 {
@@ -614,6 +660,7 @@ int main(void)
         EACH(a_full_disk_leaves_nothing),
         EACH(failing_memory_leaves_nothing),
         EACH(equal_work_gives_equal_bytes),
+        EACH(levels_of_effort),
         EACH(the_file_is_the_model),
         EACH(the_recipe_is_in_the_file),
         EACH(texts_that_cannot_be_used),

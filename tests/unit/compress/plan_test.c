@@ -112,6 +112,34 @@ static void budgets_are_kept_and_used(void **state)
     plan_close(&p);
 }
 
+/* Codes of another length take the same bytes but for their start rows, and lose what their own
+ * error says. */
+static void longer_codes_lose_less(void **state)
+{
+    planned p;
+    double  usual, lowest;
+
+    (void)state;
+    plan_open(&p, 8192, false);
+    lowest = p.plan.predicted_kl;
+    OK(upg_plan_fill(&p.plan, 2 * p.plan.code_bytes, &err));
+    usual = p.plan.predicted_kl;
+    for (uint32_t length = 14; length <= 16; length += 2) {
+        const upg_code *code = upg_code_find(4, length);
+        double          ratio = upg_code_error(code) / upg_code_error(upg_code_find(4, 12));
+
+        upg_plan_set_length(&p.plan, length);
+        assert_int_equal(p.plan.code_bytes, bytes_of(&p.plan));
+        assert_true(fabs(p.plan.predicted_kl / lowest - ratio) < 1e-9);
+        OK(upg_plan_fill(&p.plan, 2 * p.plan.code_bytes, &err));
+        for (uint32_t u = 0; u < p.plan.n_units; u++)
+            assert_int_equal(p.plan.units[u].code->length, length);
+        assert_true(p.plan.predicted_kl < .99 * usual);
+        usual = p.plan.predicted_kl;
+    }
+    plan_close(&p);
+}
+
 static void too_small_a_budget(void **state)
 {
     planned  p;
@@ -224,6 +252,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(units_cover_matrices_in_order),
         cmocka_unit_test(budgets_are_kept_and_used),
+        cmocka_unit_test(longer_codes_lose_less),
         cmocka_unit_test(too_small_a_budget),
         cmocka_unit_test(greedy_is_near_the_best),
     };
