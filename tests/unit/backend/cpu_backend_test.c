@@ -369,6 +369,8 @@ static void fast_batches(void **state)
 {
     (void)state;
     check_fast(UPG_CODE_DEFAULT_LENGTH);
+    check_fast(14);
+    check_fast(16);
 }
 
 static void runs_without_allocating(void **state)
