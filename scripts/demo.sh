@@ -34,7 +34,7 @@ cmake --build build/demo --target upg_cli | tail -n 1
 mkdir -p "$folder"
 
 step "Compress: bf16 checkpoint to one file of 3.2 bits per weight"
-show compress "$model" -o "$file" --force
+show compress "$model" -o "$file" --force --no-journal
 
 step "What is in the file: every tensor's rate and error, sizes and ratios"
 show inspect "$file"
