@@ -99,6 +99,7 @@ upg_status upg_probe_make(uint32_t threads, upg_probe **probe, upg_error *err)
     p->sums = upg_calloc(p->n_parts, sizeof *p->sums, p->memory ? err : NULL);
     UPG_TRY(p->memory && p->sums ? UPG_OK : UPG_E_NOMEM);
     p->buffer = p->memory + sizeof(words) - (uintptr_t)p->memory % sizeof(words);
+    upg_system_large_pages(p->memory, p->n_parts * PART_BYTES); /* as weights have them */
     upg_pool_run(p->pool, p->n_parts, fill_part, p);
     p->peak = upg_int8_peak_find(upg_cpu_flags());
     choose_rounds(p);
