@@ -25,32 +25,6 @@ typedef struct exporter {
     uint32_t          first_row;
 } exporter;
 
-static const upg_matrix *matrix_of(const upg_weights *w, upg_role role, uint32_t layer)
-{
-    const upg_layer_weights *l = &w->layers[layer];
-
-    switch (role) {
-    case UPG_ROLE_EMBED:
-        return &w->embed;
-    case UPG_ROLE_HEAD:
-        return &w->head;
-    case UPG_ROLE_Q:
-        return &l->q;
-    case UPG_ROLE_K:
-        return &l->k;
-    case UPG_ROLE_V:
-        return &l->v;
-    case UPG_ROLE_O:
-        return &l->o;
-    case UPG_ROLE_GATE:
-        return &l->gate;
-    case UPG_ROLE_UP:
-        return &l->up;
-    default: /* UPG_ROLE_DOWN */
-        return &l->down;
-    }
-}
-
 static const upg_vector *vector_of(const upg_weights *w, upg_role role, uint32_t layer)
 {
     if (role == UPG_ROLE_FINAL_NORM)
@@ -115,7 +89,8 @@ static upg_status write_tensors(exporter *e, upg_error *err)
             continue;
         }
         for (uint32_t r = 0; r < rule->n_roles; r++)
-            UPG_TRY(write_matrix(e, matrix_of(e->weights, rule->roles[r], layer), err));
+            UPG_TRY(
+                write_matrix(e, upg_weights_role_matrix(e->weights, rule->roles[r], layer), err));
     }
 out:
     return st;

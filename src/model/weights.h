@@ -76,7 +76,11 @@ typedef struct upg_weights {
 /** Opens a checkpoint folder or a .upg file (told apart by being a folder). Checks every shape and
  * type against the config; looks at no weight values but norms. Errors: as upg_model_open. */
 upg_status upg_weights_open(const char *path, upg_weights **weights, upg_error *err);
-void       upg_weights_close(upg_weights *weights);
+/** The matrix of a role; `layer` counts for roles that layers have. NULL: there is none, as of
+ * norms or behind the last layer. */
+const upg_matrix *upg_weights_role_matrix(const upg_weights *weights, upg_role role,
+                                          uint32_t layer);
+void              upg_weights_close(upg_weights *weights);
 /** Whether the files still have what was read from them (base/map_guard.h): asked after weights
  * were used. Errors: E_IO naming the file. */
 upg_status upg_weights_check_maps(const upg_weights *weights, upg_error *err);

@@ -21,15 +21,17 @@ static bool is_tied_head(const upg_weights *w, const upg_tensor_rule *rule)
 
 /* ---- where a role is kept ------------------------------------------------------------------ */
 
-static upg_matrix *matrix_slot(upg_weights *w, upg_role role, uint32_t layer)
+const upg_matrix *upg_weights_role_matrix(const upg_weights *w, upg_role role, uint32_t layer)
 {
-    upg_layer_weights *l = &w->layers[layer];
+    const upg_layer_weights *l = layer < w->config.n_layers ? &w->layers[layer] : NULL;
 
-    switch (role) {
-    case UPG_ROLE_EMBED:
+    if (role == UPG_ROLE_EMBED)
         return &w->embed;
-    case UPG_ROLE_HEAD:
+    if (role == UPG_ROLE_HEAD)
         return &w->head;
+    if (!l)
+        return NULL;
+    switch (role) {
     case UPG_ROLE_Q:
         return &l->q;
     case UPG_ROLE_K:
@@ -42,9 +44,17 @@ static upg_matrix *matrix_slot(upg_weights *w, upg_role role, uint32_t layer)
         return &l->gate;
     case UPG_ROLE_UP:
         return &l->up;
-    default:
+    case UPG_ROLE_DOWN:
         return &l->down;
+    default:
+        return NULL;
     }
+}
+
+/* The same, to be filled; the weights are not const here. */
+static upg_matrix *matrix_slot(upg_weights *w, upg_role role, uint32_t layer)
+{
+    return (upg_matrix *)upg_weights_role_matrix(w, role, layer);
 }
 
 static upg_vector *vector_slot(upg_weights *w, upg_role role, uint32_t layer)

@@ -46,37 +46,6 @@ static const uint32_t roles_of[UPG_OP_COUNT][3] = {
     [UPG_OP_LOGITS] = { ROLE(HEAD) },
 };
 
-/* The model's matrix of a role; NULL when there is none. The layer is in range. */
-static const upg_matrix *matrix_of(const upg_weights *w, upg_role role, uint32_t layer)
-{
-    const upg_layer_weights *l = layer < w->config.n_layers ? &w->layers[layer] : NULL;
-
-    if (role == UPG_ROLE_EMBED)
-        return &w->embed;
-    if (role == UPG_ROLE_HEAD)
-        return &w->head;
-    if (!l)
-        return NULL;
-    switch (role) {
-    case UPG_ROLE_Q:
-        return &l->q;
-    case UPG_ROLE_K:
-        return &l->k;
-    case UPG_ROLE_V:
-        return &l->v;
-    case UPG_ROLE_O:
-        return &l->o;
-    case UPG_ROLE_GATE:
-        return &l->gate;
-    case UPG_ROLE_UP:
-        return &l->up;
-    case UPG_ROLE_DOWN:
-        return &l->down;
-    default:
-        return NULL;
-    }
-}
-
 static upg_status check_layer(const verifier *v)
 {
     uint32_t n_layers = v->program->weights->config.n_layers;
@@ -103,7 +72,7 @@ static upg_status check_matrix(const verifier *v, uint32_t i)
         uint32_t n_rows, n_cols;
 
         if (!(roles_of[v->op->code][i] >> role & 1u) ||
-            matrix_of(weights, (upg_role)role, v->op->layer) != w)
+            upg_weights_role_matrix(weights, (upg_role)role, v->op->layer) != w)
             continue;
         upg_role_shape(&weights->config, (upg_role)role, &n_rows, &n_cols);
         if (w->n_rows != n_rows || w->n_cols != n_cols)
