@@ -128,6 +128,8 @@ bool upg_cuda_plan_steps(cuda_backend *b);
 /** Runs steps for n tokens from state: one launch, or one for each step. */
 upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t n_tokens,
                               bool one_launch, upg_error *err);
+/** Limits how many pages of the ring are on their way at once. */
+void upg_cuda_choose_in_flight(cu_token_args *t);
 /** Room in shared memory for this KV type. */
 upg_status upg_cuda_prepare_steps(cuda_backend *b, upg_error *err);
 

@@ -20,17 +20,26 @@ static_assert(EACH * CU_THREADS >= 1024, "a rotation block");
 static_assert(EACH * CU_THREADS == (int)CU_PASS_ROWS && PIECES == (int)CU_MAX_PIECES,
               "what the host plans with");
 
+/* The token at hand, looked up once: its position, and the pages of the keys that the block's item
+ * of every layer's attention reads, where they are few enough. */
+struct token_place {
+    uint32_t position, first_page, n_pages;
+    uint8_t *newest; /* page of the position itself */
+    uint8_t *pages[CU_OWN_PAGES];
+};
+
 /* Shared memory beside the ring. */
 struct block_memory {
-    uint32_t  *planes; /* [max_ktiles][64] */
-    int32_t   *staged; /* [staged_words]: u of a pass; codes; what attention's warps leave */
-    float     *x;      /* [X_WORDS], padded */
-    float     *y;      /* [max_rows of an item] */
-    float     *angles; /* [rotary]: cosines, sines of the token's position */
-    float     *slots;  /* [64] */
-    int       *sum;
-    cu_record *records; /* [2] */
-    cu_piece  *pieces;  /* [PIECES] of the item at hand */
+    uint32_t    *planes; /* [max_ktiles][CU_PLANE_WORDS] */
+    int32_t     *staged; /* [staged_words]: u of a pass; codes; what attention's warps leave */
+    float       *x;      /* [X_WORDS], padded */
+    float       *y;      /* [max_rows of an item] */
+    float       *angles; /* [rotary]: cosines, sines of the token's position */
+    float       *slots;  /* [64] */
+    int         *sum;
+    cu_record   *records; /* [2] */
+    cu_piece    *pieces;  /* [PIECES] of the item at hand */
+    token_place *place;
 };
 
 __device__ __forceinline__ void mark_bad(const cu_token_args &a, uint32_t step)
@@ -420,12 +429,14 @@ template <int TYPE, int DIMS, int HEADS>
 __device__ __forceinline__ void attention(const cu_token_args &a, uint32_t index, uint32_t layer,
                                           uint32_t item, const block_memory &m)
 {
-    const uint32_t hd = a.kv.head_dim, shared = a.kv.n_heads / a.kv.n_kv_heads;
-    const uint32_t position = __ldcg(&a.state->position), head = item / a.n_splits;
-    const uint32_t split = item % a.n_splits;
-    uint8_t *const page = a.pages[position / CU_PAGE_TOKENS];
-    uint32_t       begin, end;
-    float         *k = m.y + shared * hd;
+    const uint32_t  hd = a.kv.head_dim, shared = a.kv.n_heads / a.kv.n_kv_heads;
+    const uint32_t  position = m.place->position, head = item / a.n_splits;
+    const uint32_t  split = item % a.n_splits;
+    uint8_t *const  page = m.place->newest;
+    const bool      known = item == blockIdx.x && m.place->n_pages != 0;
+    uint8_t *const *pages = known ? m.place->pages - m.place->first_page : a.pages;
+    uint32_t        begin, end;
+    float          *k = m.y + shared * hd;
 
     split_range(position, a.kv.window, a.n_splits, split, &begin, &end);
     if (begin >= end) {
@@ -448,7 +459,7 @@ __device__ __forceinline__ void attention(const cu_token_args &a, uint32_t index
     for (uint32_t h = 0; h < shared; h += HEADS) {
         uint64_t at = (uint64_t)(head * shared + h) * a.n_splits + split;
 
-        attend<TYPE, DIMS, HEADS>(m.y + h * hd, min(shared - h, (uint32_t)HEADS), a.pages, a.kv,
+        attend<TYPE, DIMS, HEADS>(m.y + h * hd, min(shared - h, (uint32_t)HEADS), pages, a.kv,
                                   layer, head, begin, end, (float *)m.staged, a.partial + at * hd,
                                   a.n_splits * hd, a.softmax + 2 * at, a.n_splits);
     }

@@ -180,18 +180,56 @@ static __device__ __forceinline__ uint32_t pack_codes(const float x[4], float in
  * of one row's codes, Σ_j b_j·q_j = Σ_p w_p·count_p, w = 1, 2, … 64, −128. On Hopper it passes 1.7
  * times as many stored bits a clock as the int8 product, which serves 8 rows at once instead. */
 
-/* Word (half h, lane t) of plane p of a tile, from its codes. Bit 8·i + s is input s + 8·i. Planes
- * stand as u32 [n_ktiles][2 halves][8 planes][4 lanes]: lane l of a warp reads words l and 32 + l.
- */
-static __device__ __forceinline__ uint32_t plane_of(const uint32_t *codes, uint32_t t, uint32_t h,
-                                                    uint32_t p)
+/* Eight bytes lie one above the other in each byte column of x; turned over: bit s of byte i of
+ * x[p] was bit p of byte i of x[s]. */
+static __device__ __forceinline__ void turn_bits(uint32_t x[8])
 {
-    uint32_t plane = 0;
+    const uint32_t masks[3] = { 0x0F0F0F0Fu, 0x33333333u, 0x55555555u };
 
 #pragma unroll
-    for (int s = 0; s < 8; s++)
-        plane |= (codes[16 * t + 2 * s + h] >> p & 0x01010101u) << s;
-    return plane;
+    for (int level = 0; level < 3; level++) {
+        const int d = 4 >> level;
+
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (i & d)
+                continue;
+            uint32_t other = (x[i] >> d ^ x[i + d]) & masks[level];
+
+            x[i + d] ^= other;
+            x[i] ^= other << d;
+        }
+    }
+}
+
+/* Where word w of a vector's codes lies in shared memory. */
+static __device__ __forceinline__ uint32_t code_at(uint32_t w)
+{
+    return w + (w >> 4 << 2);
+}
+
+/* Bit planes of the 16 words of lane t of a tile, from its codes. Bit 8·i + s of a plane is input
+ * s + 8·i. Planes stand as u32 [n_ktiles][CU_PLANE_WORDS]: in it [2 halves][8 planes][4 lanes]:
+ * lane l of a warp reads words l and 32 + l. */
+static __device__ __forceinline__ void make_planes(const uint32_t *codes, uint32_t tile, uint32_t t,
+                                                   uint32_t *planes)
+{
+    const uint4 *from = (const uint4 *)(codes + tile * CU_CODE_WORDS + 20 * t);
+    uint32_t    *to = planes + tile * CU_PLANE_WORDS + t, x[2][8];
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint4 v = from[i];
+
+        x[0][2 * i] = v.x, x[1][2 * i] = v.y, x[0][2 * i + 1] = v.z, x[1][2 * i + 1] = v.w;
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        turn_bits(x[h]);
+#pragma unroll
+        for (int p = 0; p < 8; p++)
+            to[32 * h + 4 * p] = x[h][p];
+    }
 }
 
 static __device__ __forceinline__ void mma_b1(int c[4], uint4 a, uint32_t b0, uint32_t b1)

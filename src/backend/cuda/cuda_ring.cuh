@@ -98,21 +98,47 @@ __device__ __forceinline__ void load_page(const ring *r, uint32_t slot, const ui
 #endif
 }
 
+/* Where the loader stands: the next page, and the oldest of those that may still be on their way.
+ */
+struct request {
+    uint32_t slot, parity, oldest, oldest_parity, n_in_flight;
+};
+
+__device__ __forceinline__ request first_request()
+{
+    return { 0, 1, 0, 0, 0 };
+}
+
+/* Asks for the next page. No more than `most` are on their way at once: what exceeds bandwidth
+ * times latency only stands in line, in front of what the blocks tell each other. */
+__device__ __forceinline__ void request_page(const ring *r, request *at, uint32_t most,
+                                             const uint8_t *from, uint32_t bytes)
+{
+    barrier_wait(address_of(&r->empty[at->slot]), at->parity);
+    if (at->n_in_flight < most) {
+        at->n_in_flight++;
+    } else {
+        barrier_wait(address_of(&r->full[at->oldest]), at->oldest_parity);
+        if (++at->oldest == r->n_pages)
+            at->oldest = 0, at->oldest_parity ^= 1;
+    }
+    load_page(r, at->slot, from, bytes);
+    if (++at->slot == r->n_pages)
+        at->slot = 0, at->parity ^= 1;
+}
+
 /* The loader's warp: the block's tape, once for each token, page by page. */
 __device__ __forceinline__ void stream_tape(const cu_token_args *a, const ring *r)
 {
     uint32_t       cta = blockIdx.x, begin = a->tape_begin[cta], n = a->tape_end[cta] - begin;
     const uint8_t *tape = a->tape.bytes + ((uint64_t)a->tape.base[cta] + begin) * CU_TILE_BYTES;
-    uint32_t       n_pages = (n + PAGE_TILES - 1) / PAGE_TILES, slot = 0, parity = 1;
+    uint32_t       n_pages = (n + PAGE_TILES - 1) / PAGE_TILES;
+    request        at = first_request();
 
     for (uint32_t token = 0; token < a->n_tokens; token++)
-        for (uint32_t page = 0; page < n_pages; page++) {
-            barrier_wait(address_of(&r->empty[slot]), parity);
-            load_page(r, slot, tape + (uint64_t)page * PAGE_BYTES,
-                      min(n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
-            if (++slot == r->n_pages)
-                slot = 0, parity ^= 1;
-        }
+        for (uint32_t page = 0; page < n_pages; page++)
+            request_page(r, &at, a->n_in_flight, tape + (uint64_t)page * PAGE_BYTES,
+                         min(n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
 }
 
 /* ---- product ----------------------------------------------------------------------------------
@@ -158,22 +184,34 @@ struct product_memory {
     uint32_t full, empty, data, n_pages, planes;
 };
 
+/* Tiles of this block in a product, and those of this warp: n from (row_tile, k) on. */
+struct warp_share {
+    uint32_t n_block, n, row_tile, k;
+};
+
+__device__ __forceinline__ warp_share share_of_warp(uint32_t n_units, uint32_t n_k, uint32_t n_ctas)
+{
+    const uint32_t warp = threadIdx.x >> 5;
+    cu_share       s = share_of(n_units, blockIdx.x, n_ctas);
+    uint32_t       unit = first_of_warp(s, warp);
+
+    return { s.n, rounds_of_warp(s, warp), unit / n_k, unit % n_k };
+}
+
 /* The block's part of u += (2B − 1)·q. Returns the cursor behind its tiles. A function of its own,
  * so that its loop keeps everything in registers whatever surrounds the call. */
-__device__ __noinline__ cursor multiply(uint32_t n_units, uint32_t n_k, uint32_t n_ctas, int sum_q,
-                                        int32_t *u, product_memory m, cursor at)
+__device__ __noinline__ cursor multiply(warp_share s, uint32_t n_k, int sum_q, int32_t *u,
+                                        product_memory m, cursor at)
 {
-    const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    cu_share       s = share_of(n_units, blockIdx.x, n_ctas);
-    uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
-    uint32_t       row_tile = unit / n_k, k = unit % n_k;
+    const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, n = s.n;
+    uint32_t       row_tile = s.row_tile, k = s.k;
     int            minus = k == 0 ? sum_q : 0; /* Σq is taken off once for a row */
     int            c[4] = { 0, 0, 0, 0 };
     cursor         mine = advanced(at, warp, m.n_pages);
 
 #pragma unroll 1
     for (uint32_t i = 0; i < n; i++) {
-        const uint32_t plane = m.planes + 4 * (k * CU_TILE_WORDS + lane);
+        const uint32_t plane = m.planes + 4 * (k * CU_PLANE_WORDS + lane);
         const uint32_t b0 = shared_word(plane), b1 = shared_word(plane + 128);
         uint4          bits;
 
@@ -190,18 +228,15 @@ __device__ __noinline__ cursor multiply(uint32_t n_units, uint32_t n_k, uint32_t
             int low, high;
 
             take_planes(c, &low, &high);
-            if ((lane & 3) == 0) {
-                int32_t *to = u + row_tile * CU_TILE_ROWS + (lane >> 2);
-
-                atomicAdd(to, 2 * low - minus);
-                atomicAdd(to + 8, 2 * high - minus);
-            }
+            if ((lane & 3) < 2)
+                atomicAdd(u + row_tile * CU_TILE_ROWS + (lane >> 2) + 8 * (lane & 1),
+                          2 * (lane & 1 ? high : low) - minus);
             minus = sum_q;
             k = 0;
             row_tile++;
         }
     }
-    return advanced(at, s.n, m.n_pages);
+    return advanced(at, s.n_block, m.n_pages);
 }
 
 __device__ __forceinline__ product_memory memory_of(const ring &r, const uint32_t *planes)

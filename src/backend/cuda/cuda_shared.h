@@ -29,6 +29,9 @@ enum {
     CU_TILE_COLUMNS = 256,
     CU_TILE_BYTES = 512,
     CU_TILE_WORDS = 64,     /* u32 of one tile's inputs, as bytes in the order of cuda_math.cuh */
+    CU_CODE_WORDS = 80,     /* the same in shared memory: 4 words more behind every 16 */
+    CU_PLANE_WORDS = 68,    /* bit planes of a tile's inputs in shared memory, 4 words more too */
+    CU_OWN_PAGES = 32,      /* of KV that a block looks up once a token */
     CU_STAGED_WORDS = 8192, /* of u that a pass holds at most */
     CU_PASS_ROWS = 1440,
     CU_MAX_PIECES = 32, /* of an item */
@@ -177,6 +180,7 @@ typedef struct cu_token_state {
 typedef struct cu_token_args {
     const cu_record *records;
     uint32_t         first_step, end_step, n_tokens, n_pages_ring;
+    uint32_t         n_in_flight; /* pages of the ring that may be on their way at once */
     cu_tape          tape;
     const uint32_t  *tape_begin, *tape_end; /* [n_ctas]: tiles of these steps in each tape */
     cu_token_state  *state;

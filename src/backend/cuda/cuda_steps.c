@@ -6,6 +6,7 @@
  * Products are multiplied by all blocks; what lies between them is made by few, one item each: a
  * rotation block, a part of a head's keys. Which rows of u an item reads is planned here, as pieces
  * of one band that fit a pass. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/cuda_backend.h"
@@ -446,7 +447,7 @@ static const cu_record *lay_records(cuda_backend *b)
 static uint32_t staged_words(const cuda_backend *b)
 {
     const upg_model_config *c = &b->program->weights->config;
-    uint32_t                n = max_u32(CU_STAGED_WORDS, b->token.max_ktiles * CU_TILE_WORDS);
+    uint32_t                n = max_u32(CU_STAGED_WORDS, b->token.max_ktiles * CU_CODE_WORDS);
 
     n = max_u32(n, (UPG_ROTATION_MAX_BLOCK / c->head_dim + 2) * b->token.n_splits);
     return (n + 3) & ~3u;
@@ -555,6 +556,13 @@ static uint32_t arrivals(const cuda_backend *b, uint32_t n_tokens)
     return n * n_tokens - last;
 }
 
+void upg_cuda_choose_in_flight(cu_token_args *t)
+{
+    t->n_in_flight = getenv("UPG_W") ? (uint32_t)atoi(getenv("UPG_W")) : 8;
+    if (t->n_in_flight > t->n_pages_ring)
+        t->n_in_flight = t->n_pages_ring;
+}
+
 upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t n_tokens,
                               bool one_launch, upg_error *err)
 {
@@ -563,6 +571,7 @@ upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t
 
     t->kv = upg_cuda_kv(b, kv);
     t->n_pages_ring = b->ring_pages[kv->type];
+    upg_cuda_choose_in_flight(t);
     t->n_tokens = one_launch ? n_tokens : 1;
     if (one_launch) {
         t->first_step = 0;

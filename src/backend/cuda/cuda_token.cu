@@ -28,10 +28,11 @@ namespace
 
 /* Bit planes of x', rounded to int8; returns Σq. */
 __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t index,
-                                             const cu_step &s, const block_memory &m,
-                                             long long *stamp)
+                                             const cu_record &record, const block_memory &m,
+                                             warp_share *share, long long *stamp)
 {
     enum { AHEAD = 5 };
+    const cu_step &s = record.step;
     const uint32_t n_blocks = s.width >> s.log_block;
     const uint32_t n = (s.width + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_WORDS;
     uint32_t      *codes = (uint32_t *)m.staged;
@@ -50,6 +51,7 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
     }
     if (threadIdx.x == 0)
         *m.sum = 0;
+    *share = share_of_warp(record.product.n_units, record.product.n_ktiles, a.tape.n_ctas);
     reduce_block(&max, &squares, m.slots);
     scale = int8_scale(max, &inverse);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
@@ -70,7 +72,7 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
             if (w >= n)
                 break;
             code = pack_codes(v, inverse);
-            codes[w] = code;
+            codes[code_at(w)] = code;
             sum = __dp4a((int)code, 0x01010101, sum);
             if (w + AHEAD * CU_THREADS < n)
                 x[e] = __ldcg((const float4 *)s.rotated + w + AHEAD * CU_THREADS);
@@ -81,9 +83,9 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
         atomicAdd(m.sum, sum);
     block_sync();
     mark_time(stamp, 2);
-#pragma unroll 2
-    for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
-        m.planes[i] = plane_of(codes + (i & ~63u), i & 3, i >> 5 & 1, i >> 2 & 7);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n / 16; i += CU_THREADS)
+        make_planes(codes, i >> 2, i & 3, m.planes);
     block_sync();
     return *m.sum;
 }
@@ -96,16 +98,30 @@ __device__ __forceinline__ void clear_u(const cu_step &s)
         ((int4 *)s.u_clear)[i] = make_int4(0, 0, 0, 0);
 }
 
-__device__ __forceinline__ void find_angles(const cu_token_args &a, float *angles)
+/* Once a token: what depends on its position alone. */
+__device__ __forceinline__ void find_place(const cu_token_args &a, const block_memory &m)
 {
-    uint32_t     half = a.kv.rotary_dims / 2;
+    uint32_t     half = a.kv.rotary_dims / 2, position = __ldcg(&a.state->position);
+    uint32_t     begin, end, first, n;
+    float       *angles = m.angles;
     bool         far = __ldcg(&a.state->long_rope) != 0 && a.long_inv_freq != NULL;
     const float *frequency = far ? a.long_inv_freq : a.inv_freq;
 
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < half; i += CU_THREADS)
-        rope_angle(__ldcg(&a.state->position), frequency[i], a.attention_scaling, angles + i,
-                   angles + half + i);
+        rope_angle(position, frequency[i], a.attention_scaling, angles + i, angles + half + i);
+    split_range(position, a.kv.window, a.n_splits, blockIdx.x % a.n_splits, &begin, &end);
+    first = begin / CU_PAGE_TOKENS;
+    n = begin < end ? (end - 1) / CU_PAGE_TOKENS + 1 - first : 0;
+    n = n <= CU_OWN_PAGES ? n : 0;
+    if (threadIdx.x < n)
+        m.place->pages[threadIdx.x] = a.pages[first + threadIdx.x];
+    if (threadIdx.x == 0) {
+        m.place->position = position;
+        m.place->first_page = first;
+        m.place->n_pages = n;
+        m.place->newest = a.pages[position / CU_PAGE_TOKENS];
+    }
     block_sync();
 }
 
@@ -169,7 +185,7 @@ __device__ __forceinline__ void run_items(const cu_token_args &a, uint32_t index
     const uint32_t n = s.n_passes * s.n_pieces * PIECE_VECTORS;
 
     if (s.kind == CU_STEP_EMBED || (s.kind == CU_STEP_ATTENTION && a.end_step == a.first_step + 1))
-        find_angles(a, m.angles); /* once a token; a launch of one step has no other chance */
+        find_place(a, m); /* once a token; a launch of one step has no other chance */
 #pragma unroll 1
     for (uint32_t item = blockIdx.x; item < s.n_items; item += gridDim.x) {
         float before[EACH], factor[EACH];
@@ -242,13 +258,13 @@ __device__ __forceinline__ void compute(const cu_token_args &a, const ring &r,
             next = __ldg((const uint4 *)(a.records + a.first_step + following) + threadIdx.x);
         mark_time(stamp, 0);
         if (s.kind == CU_STEP_PRODUCT) {
-            int sum;
+            warp_share share;
+            int        sum;
 
             clear_u(s);
-            sum = product_input(a, a.first_step + place, s, m, stamp);
+            sum = product_input(a, a.first_step + place, record, m, &share, stamp);
             mark_time(stamp, 3);
-            at = multiply(record.product.n_units, record.product.n_ktiles, a.tape.n_ctas, sum, s.u,
-                          memory_of(r, m.planes), at);
+            at = multiply(share, record.product.n_ktiles, sum, s.u, memory_of(r, m.planes), at);
         } else {
             run_items<TYPE, DIMS, HEADS>(a, a.first_step + place, token, s, m, stamp);
         }
@@ -276,11 +292,12 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     __shared__ int                            sum;
     __shared__ __align__(16) cu_record records[2];
     __shared__ __align__(16) cu_piece pieces[PIECES];
+    __shared__ token_place            place;
     ring                              r = { full, empty, memory, a.n_pages_ring };
     block_memory                      m;
 
     m.planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
-    m.staged = (int32_t *)(m.planes + a.max_ktiles * CU_TILE_WORDS);
+    m.staged = (int32_t *)(m.planes + a.max_ktiles * CU_PLANE_WORDS);
     m.x = (float *)(m.staged + a.staged_words);
     m.y = m.x + X_WORDS;
     m.angles = m.y + a.y_words;
@@ -288,6 +305,7 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     m.sum = &sum;
     m.records = records;
     m.pieces = pieces;
+    m.place = &place;
     if (threadIdx.x == 0)
         for (uint32_t i = 0; i < a.n_pages_ring; i++) {
 #if __CUDA_ARCH__ >= 900
@@ -323,8 +341,9 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
     extern __shared__ __align__(1024) uint8_t memory[];
     __shared__ uint64_t                       full[MAX_PAGES], empty[MAX_PAGES];
     ring                                      r = { full, empty, memory, a.n_pages_ring };
-    uint32_t *codes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES), slot = 0, parity = 1;
+    uint32_t *planes = (uint32_t *)(memory + a.n_pages_ring * PAGE_BYTES);
     cursor    at = { 0, 0, 0 };
+    request   next = first_request();
 
     if (threadIdx.x == 0)
         for (uint32_t i = 0; i < a.n_pages_ring; i++) {
@@ -335,8 +354,8 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
 #endif
             barrier_init(&empty[i], PAGE_TILES);
         }
-    for (uint32_t i = threadIdx.x; i < a.max_ktiles * CU_TILE_WORDS; i += CU_THREADS + 32)
-        codes[i] = 0x9E3779B9u * (i + 1);
+    for (uint32_t i = threadIdx.x; i < a.max_ktiles * CU_PLANE_WORDS; i += CU_THREADS + 32)
+        planes[i] = 0x9E3779B9u * (i + 1);
     fence_barriers();
     __syncthreads();
     for (uint32_t i = 0; i < n * times; i++) {
@@ -348,18 +367,14 @@ __global__ void __launch_bounds__(CU_THREADS + 32, 1)
                 a.tape.bytes +
                 ((uint64_t)a.tape.base[blockIdx.x] + p->offset[blockIdx.x]) * CU_TILE_BYTES;
 
-            for (uint32_t page = 0; page * PAGE_TILES < s.n; page++) {
-                barrier_wait(address_of(&empty[slot]), parity);
-                load_page(&r, slot, tape + (uint64_t)page * PAGE_BYTES,
-                          min(s.n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
-                if (++slot == r.n_pages)
-                    slot = 0, parity ^= 1;
-            }
+            for (uint32_t page = 0; page * PAGE_TILES < s.n; page++)
+                request_page(&r, &next, a.n_in_flight, tape + (uint64_t)page * PAGE_BYTES,
+                             min(s.n - page * PAGE_TILES, (uint32_t)PAGE_TILES) * CU_TILE_BYTES);
             continue;
         }
         if (MULTIPLY) {
-            at = multiply(p->n_units, p->n_ktiles, a.tape.n_ctas, 1, a.bare_u, memory_of(r, codes),
-                          at);
+            at = multiply(share_of_warp(p->n_units, p->n_ktiles, a.tape.n_ctas), p->n_ktiles, 1,
+                          a.bare_u, memory_of(r, planes), at);
         } else {
             uint32_t warp = threadIdx.x >> 5;
             cursor   mine = at;
@@ -408,7 +423,7 @@ variant find_variant(const cu_token_args *a)
 
 uint32_t shared_besides_ring(const cu_token_args *a)
 {
-    return 4 * (a->max_ktiles * CU_TILE_WORDS + a->staged_words + X_WORDS + a->y_words +
+    return 4 * (a->max_ktiles * CU_PLANE_WORDS + a->staged_words + X_WORDS + a->y_words +
                 a->kv.rotary_dims);
 }
 

@@ -185,6 +185,7 @@ static upg_status bare(upg_backend *backend, upg_role role, uint32_t times, bool
     TRY(cudaMemcpy(on_device, list, n * sizeof *list, cudaMemcpyHostToDevice));
     b->token.n_pages_ring = b->ring_pages[0];
     b->token.bare_u = b->u_token[0];
+    upg_cuda_choose_in_flight(&b->token);
     TRY(timer_start(b, &t));
     TRY(cu_launch_bare(&b->token, on_device, n, times, multiplies, b->stream));
     TRY(timer_stop(b, &t, milliseconds));
