@@ -79,7 +79,7 @@ typedef struct cuda_backend {
     cu_token_args   token; /* type of KV filled in at run time */
     int32_t        *u_token[8];
     size_t          u_token_bytes; /* of each */
-    float          *residual[2], *rotated[3], *block_max[3], *block_square[3], *scale;
+    float          *residual[2], *rotated[5], *scale;
     uint32_t        ring_pages[3]; /* by KV type */
     const uint32_t *step_tiles;    /* [n_steps + 1][n_ctas] on the device */
     uint32_t        barriers;      /* passed since creation, times n_ctas */

@@ -177,7 +177,9 @@ __device__ __forceinline__ void distances(float *x, uint32_t n, uint32_t log_d, 
 /* The blockwise transform of one block of n = 2^log_n ≤ 1024 elements, as codec/rotation.c orders
  * it. Distances are taken 16, 8 or 4 elements at a time; a single last one joins the two before it.
  */
-__device__ __forceinline__ void transform(float *x, uint32_t log_n)
+/* Ahead of the last distances, each warp publishes the sum of squares that it holds: readers then
+ * begin to look for the block itself. */
+__device__ __forceinline__ void transform(float *x, uint32_t log_n, float *sums, float squares)
 {
     float    scale = __fdiv_rn(1.0f, __fsqrt_rn((float)(1u << log_n)));
     uint32_t n = 1u << log_n, log_d = 0;
@@ -187,6 +189,8 @@ __device__ __forceinline__ void transform(float *x, uint32_t log_n)
         uint32_t left = log_n - log_d, take = left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
         float    last = left == take ? scale : 1.0f;
 
+        if (left == take && sums != NULL && (threadIdx.x & 31) == 0)
+            publish(sums + (threadIdx.x >> 5), squares);
         if (take == 4)
             distances<4>(x, n, log_d, last);
         else if (take == 3)
@@ -197,8 +201,11 @@ __device__ __forceinline__ void transform(float *x, uint32_t log_n)
             distances<1>(x, n, log_d, last);
         log_d += take;
     }
-    if (log_n == 0)
+    if (log_n == 0) {
+        if (sums != NULL && (threadIdx.x & 31) == 0)
+            publish(sums + (threadIdx.x >> 5), squares);
         block_sync();
+    }
 }
 
 /* Largest value and sum over the block; both in every thread. In the order of the warps. */
@@ -343,7 +350,7 @@ __device__ __forceinline__ void rotation_block(const cu_token_args &a, const cu_
                                                const float factor[EACH], const block_memory &m)
 {
     const uint32_t n = 1u << s.log_block, first = item << s.log_block;
-    float          max = 0.0f, squares = 0.0f, merged[EACH];
+    float          squares = 0.0f, merged[EACH];
 
     if (s.kind == CU_STEP_EMBED)
         embed_block(a.embedding, (uint32_t)__ldcg(&a.state->token), first, s.log_block, m.x);
@@ -379,7 +386,10 @@ __device__ __forceinline__ void rotation_block(const cu_token_args &a, const cu_
             m.x[pad(i)] = x * factor[e];
         }
         block_sync();
-        transform(m.x, s.log_block);
+#pragma unroll
+        for (int d = 16; d > 0; d >>= 1)
+            squares += __shfl_xor_sync(~0u, squares, d);
+        transform(m.x, s.log_block, turn == 1 ? s.sums + 16 * item : NULL, squares);
     }
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
@@ -387,15 +397,7 @@ __device__ __forceinline__ void rotation_block(const cu_token_args &a, const cu_
 
         if (i >= n)
             break;
-        s.rotated[place_of(first + i)] = m.x[pad(i)];
-        max = fmaxf(max, fabsf(m.x[pad(i)]));
-    }
-    if (!is_number(m.x[0])) /* one bad value has spread over the whole block */
-        max = INFINITY;
-    reduce_block(&max, &squares, m.slots);
-    if (threadIdx.x == 0) {
-        s.block_max[item] = max;
-        s.block_square[item] = squares;
+        publish(s.rotated + place_of(first + i), m.x[pad(i)]);
     }
 }
 

@@ -304,6 +304,38 @@ static __device__ __forceinline__ int take_sum(int c[8][4], int r)
     return sum;
 }
 
+/* ---- words that say by themselves whether they are there ---------------------------------------
+ * A block that makes a vector writes its words; those that read it look until a word is no longer
+ * EMPTY. Each word is valid by itself, so nothing orders them. No result of arithmetic is EMPTY: a
+ * NaN that the hardware makes is 0x7FFFFFFF. */
+#define CU_EMPTY 0xFFFFFFFFu
+
+static __device__ __forceinline__ void publish(float *to, float x)
+{
+    asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
+}
+
+static __device__ __forceinline__ float wait_for(const float *from)
+{
+    uint32_t x;
+
+    do
+        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+    while (x == CU_EMPTY);
+    return __uint_as_float(x);
+}
+
+static __device__ __forceinline__ uint4 look_at(const uint4 *from)
+{
+    uint4 x;
+
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from)
+                 : "memory");
+    return x;
+}
+
 /* ---- who owns which tile (cuda_shared.h) ------------------------------------------------------
  */
 

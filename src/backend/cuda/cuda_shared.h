@@ -156,11 +156,13 @@ typedef struct cu_step {
     const float    *residual_in;
     float          *residual_out;
     float          *rotated; /* x' in the order of products, zero past the width */
-    float   *block_max;      /* of each rotation block: largest magnitude, sum of squares before */
-    float   *block_square;
-    float   *scale_out; /* PRODUCT: s_x */
-    int32_t *u, *u_clear;
-    uint32_t n_clear; /* a multiple of 4 */
+    float          *sums;    /* [width >> log_block][16]: of squares before, by each of 15 warps */
+    float          *stale;   /* PRODUCT: x' of the product before, to be marked as not there yet */
+    uint32_t        stale_width; /* in front of stale_sums words */
+    uint32_t        stale_sums;
+    float          *scale_out; /* PRODUCT: s_x */
+    int32_t        *u, *u_clear;
+    uint32_t        n_clear; /* a multiple of 4 */
 } cu_step;
 
 /* A step with its product at hand: blocks fetch the next one while they run one. */

@@ -129,7 +129,7 @@ static void plan_item(const cuda_op *bound, const row_range *ranges, uint32_t n_
 /* ---- steps --------------------------------------------------------------------------------------
  */
 
-enum { ATTENTION_VECTOR, FFN_VECTOR, HIDDEN_VECTOR };
+enum { QKV_VECTOR, ATTENTION_VECTOR, GATE_VECTOR, FFN_VECTOR, HEAD_VECTOR, N_VECTORS };
 
 typedef struct planner {
     cuda_backend  *b;
@@ -141,6 +141,7 @@ typedef struct planner {
     uint32_t       turn; /* which residual buffer holds the newest values */
     item_plan      plan; /* of the item at hand */
     bool           fits;
+    bool           laid[N_VECTORS];
 } planner;
 
 static cu_step *add_step(planner *p, cu_step_kind kind, uint32_t layer)
@@ -151,17 +152,44 @@ static cu_step *add_step(planner *p, cu_step_kind kind, uint32_t layer)
     return s;
 }
 
-/* The rotation of a slot, and the buffers of x' there. */
-static void bind_vector(const cuda_backend *b, uint16_t slot, uint32_t which, cu_step *s)
+/* x' in tiles of 256 inputs. */
+static uint32_t padded_width(uint32_t n)
 {
+    return (n + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_COLUMNS;
+}
+
+/* x' and its sums of squares, which a token finds empty: all bits set (cuda_math.cuh), but zero
+ * past the width. */
+static float *lay_vector(cuda_backend *b, uint32_t width, uint32_t n_blocks)
+{
+    uint32_t    n = padded_width(width);
+    size_t      at = b->blob_used, bytes = ((size_t)n + 16 * n_blocks) * sizeof(float);
+    const void *device = upg_cuda_table(b, NULL, bytes);
+
+    if (b->blob)
+        memset(b->blob + at, 0xFF, bytes);
+    for (uint32_t j = width; j < n && b->blob; j++) {
+        uint32_t word = (j >> 5 & 3) * 16 + (j & 7) * 2 + (j >> 7 & 1); /* place_of */
+
+        memset(b->blob + at + 4 * (size_t)((j & ~255u) + word * 4 + (j >> 3 & 3)), 0, 4);
+    }
+    return (float *)(uintptr_t)device;
+}
+
+/* The rotation of a slot, and the buffers of x' there. */
+static void bind_vector(planner *p, uint16_t slot, uint32_t which, cu_step *s)
+{
+    cuda_backend   *b = p->b;
     const upg_slot *of = &b->program->slots[slot];
 
     s->width = of->width;
     s->log_block = log2_of(of->prepared.rotation.block);
     s->factor = b->slots[slot].prepared.signs;
+    if (!p->laid[which])
+        b->rotated[which] = lay_vector(b, s->width, s->width >> s->log_block);
+    p->laid[which] = true;
     s->rotated = b->rotated[which];
-    s->block_max = b->block_max[which];
-    s->block_square = b->block_square[which];
+    s->sums = s->rotated ? s->rotated + padded_width(s->width) : NULL;
 }
 
 /* Rows of `item` of a step, of the product that it reads. */
@@ -242,7 +270,7 @@ static void add_product(planner *p, const upg_op *op, const cuda_op *bound, uint
     cu_step      *s = add_step(p, CU_STEP_PRODUCT, op->layer);
     uint32_t      i = p->n_products++, n = b->n_products;
 
-    bind_vector(b, slot, which, s);
+    bind_vector(p, slot, which, s);
     s->normed = normed;
     s->u = b->u_token[buffer_of(i, n)];
     s->u_clear = b->u_token[buffer_of(i + 1, n)];
@@ -255,8 +283,11 @@ static void add_from_residual(planner *p, const upg_op *op, const cuda_op *bound
 {
     cuda_backend *b = p->b;
     cu_step      *s = add_step(p, p->residual ? CU_STEP_NORM : CU_STEP_EMBED, op->layer);
+    uint32_t      which = op->code == UPG_OP_QKV_ROPE  ? QKV_VECTOR
+                          : op->code == UPG_OP_GATE_UP ? GATE_VECTOR
+                                                       : HEAD_VECTOR;
 
-    bind_vector(b, p->norm_op->out, HIDDEN_VECTOR, s);
+    bind_vector(p, p->norm_op->out, which, s);
     s->factor = p->norm->signed_norm;
     s->n_items = s->width >> s->log_block;
     if (p->residual)
@@ -264,7 +295,7 @@ static void add_from_residual(planner *p, const upg_op *op, const cuda_op *bound
     s->residual_in = b->residual[p->turn];
     p->turn ^= 1;
     s->residual_out = b->residual[p->turn];
-    add_product(p, op, bound, p->norm_op->out, HIDDEN_VECTOR, true);
+    add_product(p, op, bound, p->norm_op->out, which, true);
 }
 
 static void add_attention(planner *p, const upg_op *op)
@@ -275,7 +306,7 @@ static void add_attention(planner *p, const upg_op *op)
     s->n_items = c->n_kv_heads * p->b->token.n_splits;
     bind_pieces(p, p->last, c->n_kv_heads, s);
     s = add_step(p, CU_STEP_MERGE, op->layer);
-    bind_vector(p->b, op->out, ATTENTION_VECTOR, s);
+    bind_vector(p, op->out, ATTENTION_VECTOR, s);
     s->n_items = s->width >> s->log_block;
 }
 
@@ -283,7 +314,7 @@ static void add_swiglu(planner *p, const upg_op *op)
 {
     cu_step *s = add_step(p, CU_STEP_SWIGLU, op->layer);
 
-    bind_vector(p->b, op->out, FFN_VECTOR, s);
+    bind_vector(p, op->out, FFN_VECTOR, s);
     s->n_items = s->width >> s->log_block;
     bind_pieces(p, p->last, s->n_items, s);
 }
@@ -343,9 +374,22 @@ static const cuda_op *product_at(const cuda_backend *b, uint32_t number)
     return NULL;
 }
 
-/* Clearing a product's buffer is the duty of the product before it. */
+/* Clearing a product's buffer is the duty of the product before it; its input is emptied by the
+ * product behind it, when all blocks have read it. */
 static void set_clearing(cuda_backend *b)
 {
+    const cu_step *before = NULL;
+
+    for (uint32_t i = 0; i < b->n_steps; i++)
+        if (b->steps[i].kind == CU_STEP_PRODUCT)
+            before = &b->steps[i];
+    for (uint32_t i = 0; i < b->n_steps; i++)
+        if (b->steps[i].kind == CU_STEP_PRODUCT) {
+            b->steps[i].stale = before->rotated;
+            b->steps[i].stale_width = before->width;
+            b->steps[i].stale_sums = before->width >> before->log_block << 4;
+            before = &b->steps[i];
+        }
     for (uint32_t i = 0, number = 0; i < b->n_steps; i++)
         if (b->steps[i].kind == CU_STEP_PRODUCT)
             b->steps[i].n_clear = product_at(b, ++number % b->n_products)->product.n_u;
@@ -370,18 +414,11 @@ static uint32_t max_u32(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-/* x' in tiles of 256 inputs; what lies past the width stays zero. */
-static size_t rotated_bytes(uint32_t n)
-{
-    return (n + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_COLUMNS * sizeof(float);
-}
-
 static void take_memory(cuda_backend *b)
 {
     const upg_model_config *c = &b->program->weights->config;
     cu_token_args          *t = &b->token;
-    uint32_t                widths[3] = { c->n_heads * c->head_dim, c->ffn, c->hidden }, n_u = 0;
-    uint32_t                n_logits = c->vocab / CU_LOGIT_ITEM + 1;
+    uint32_t                n_u = 0, n_logits = c->vocab / CU_LOGIT_ITEM + 1;
 
     t->max_ktiles = t->y_words = 0;
     for (uint32_t i = 0; i < b->program->n_ops; i++) {
@@ -393,11 +430,6 @@ static void take_memory(cuda_backend *b)
         b->u_token[i] = upg_cuda_take(b, (size_t)n_u * sizeof(int32_t));
     for (int i = 0; i < 2; i++)
         b->residual[i] = upg_cuda_take(b, c->hidden * sizeof(float));
-    for (int i = 0; i < 3; i++) {
-        b->rotated[i] = upg_cuda_take(b, rotated_bytes(widths[i]));
-        b->block_max[i] = upg_cuda_take(b, widths[i] * sizeof(float));
-        b->block_square[i] = upg_cuda_take(b, widths[i] * sizeof(float));
-    }
     b->scale = upg_cuda_take(b, b->n_products * sizeof(float));
     t->best_value = upg_cuda_take(b, n_logits * sizeof(float));
     t->best_token = upg_cuda_take(b, n_logits * sizeof(int32_t));
@@ -510,14 +542,6 @@ upg_status upg_cuda_prepare_steps(cuda_backend *b, upg_error *err)
         if (e != cudaSuccess)
             return upg_cuda_check(e, "clearing device memory", err);
     }
-    for (int i = 0; b->one_launch && i < 3; i++) {
-        const upg_model_config *c = &b->program->weights->config;
-        uint32_t width = i == 0 ? c->n_heads * c->head_dim : i == 1 ? c->ffn : c->hidden;
-        int      e = cudaMemsetAsync(b->rotated[i], 0, rotated_bytes(width), b->stream);
-
-        if (e != cudaSuccess)
-            return upg_cuda_check(e, "clearing device memory", err);
-    }
     return UPG_OK;
 }
 
@@ -541,8 +565,8 @@ static int launch_each(cuda_backend *b)
     return e;
 }
 
-/* What a launch of n tokens adds to the barrier's counter: see workers in cuda_token.cu. Nobody
- * arrives behind the last step. */
+/* What a launch of n tokens adds to the barrier's counter: see meets and workers in cuda_token.cu.
+ * Nobody arrives behind the last step. */
 static uint32_t arrivals(const cuda_backend *b, uint32_t n_tokens)
 {
     uint32_t n = 0, last = 0;
@@ -550,6 +574,8 @@ static uint32_t arrivals(const cuda_backend *b, uint32_t n_tokens)
     for (uint32_t i = 0; i < b->n_steps; i++) {
         const cu_step *s = &b->steps[i];
 
+        if (s->kind < CU_STEP_PRODUCT)
+            continue;
         last = s->kind == CU_STEP_PRODUCT || s->n_items > b->n_ctas ? b->n_ctas : s->n_items;
         n += last;
     }

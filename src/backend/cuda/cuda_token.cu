@@ -26,32 +26,70 @@ namespace
 /* ---- products -----------------------------------------------------------------------------------
  */
 
-/* Bit planes of x', rounded to int8; returns Σq. */
+enum { AHEAD = 5, CHUNK = AHEAD * CU_THREADS }; /* words of x' that a block holds at a time */
+
+/* A thread's words of a chunk of n, once all are there; returns their largest magnitude, as bits:
+ * what is no number is larger than all that are. */
+__device__ __forceinline__ uint32_t take_chunk(const uint4 *from, uint32_t n, uint4 x[AHEAD])
+{
+    uint32_t top, most;
+
+    do {
+        top = most = 0;
+#pragma unroll
+        for (int e = 0; e < AHEAD; e++)
+            x[e] = threadIdx.x + e * CU_THREADS < n ? look_at(from + threadIdx.x + e * CU_THREADS)
+                                                    : make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (int e = 0; e < AHEAD; e++) {
+            const uint32_t low = max(x[e].x, x[e].y), high = max(x[e].z, x[e].w);
+
+            most = max(most, max(low, high));
+            top = max(top, max(max(x[e].x << 1, x[e].y << 1), max(x[e].z << 1, x[e].w << 1)));
+        }
+    } while (most == CU_EMPTY);
+    return top >> 1;
+}
+
+/* Word w of the codes; returns sum + Σq of it. */
+__device__ __forceinline__ int round_word(uint32_t *codes, uint32_t w, uint4 x, float inverse,
+                                          int sum)
+{
+    const float v[4] = { __uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z),
+                         __uint_as_float(x.w) };
+    uint32_t    code = pack_codes(v, inverse);
+
+    codes[code_at(w)] = code;
+    return __dp4a((int)code, 0x01010101, sum);
+}
+
+/* Bit planes of x', rounded to int8; returns Σq. x' is looked for from the moment on in which its
+ * makers are about to finish. */
 __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t index,
                                              const cu_record &record, const block_memory &m,
                                              warp_share *share, long long *stamp)
 {
-    enum { AHEAD = 5 };
     const cu_step &s = record.step;
-    const uint32_t n_blocks = s.width >> s.log_block;
+    const uint32_t n_sums = s.width >> s.log_block << 4;
     const uint32_t n = (s.width + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_WORDS;
-    uint32_t      *codes = (uint32_t *)m.staged;
-    float          max = 0.0f, squares = 0.0f, scale, inverse;
-    float4         x[AHEAD];
+    const uint4   *from = (const uint4 *)s.rotated;
+    uint32_t      *codes = (uint32_t *)m.staged, top = 0, chunk;
+    float          max, squares = 0.0f, scale, inverse;
+    uint4          x[AHEAD];
     int            sum = 0;
 
-#pragma unroll
-    for (int e = 0; e < AHEAD; e++)
-        if (threadIdx.x + e * CU_THREADS < n)
-            x[e] = __ldcg((const float4 *)s.rotated + threadIdx.x + e * CU_THREADS);
-#pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < n_blocks; i += CU_THREADS) {
-        max = fmaxf(max, __ldcg(s.block_max + i));
-        squares += __ldcg(s.block_square + i);
-    }
     if (threadIdx.x == 0)
         *m.sum = 0;
     *share = share_of_warp(record.product.n_units, record.product.n_ktiles, a.tape.n_ctas);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n_sums; i += CU_THREADS)
+        if ((i & 15) < CU_WARPS)
+            squares += wait_for(s.sums + i);
+    block_sync();
+#pragma unroll 1
+    for (chunk = 0; chunk < n; chunk += CHUNK)
+        top = ::max(top, take_chunk(from + chunk, n - chunk, x));
+    max = top < 0x7F800000u ? __uint_as_float(top) : INFINITY;
     reduce_block(&max, &squares, m.slots);
     scale = int8_scale(max, &inverse);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
@@ -63,21 +101,18 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
     }
     mark_time(stamp, 1);
 #pragma unroll 1
-    for (uint32_t w0 = threadIdx.x; w0 < n; w0 += AHEAD * CU_THREADS) {
+    do { /* the last chunk is at hand */
+        chunk -= CHUNK;
 #pragma unroll
         for (int e = 0; e < AHEAD; e++) {
-            uint32_t    w = w0 + e * CU_THREADS, code;
-            const float v[4] = { x[e].x, x[e].y, x[e].z, x[e].w };
+            uint32_t w = chunk + threadIdx.x + e * CU_THREADS;
 
-            if (w >= n)
-                break;
-            code = pack_codes(v, inverse);
-            codes[code_at(w)] = code;
-            sum = __dp4a((int)code, 0x01010101, sum);
-            if (w + AHEAD * CU_THREADS < n)
-                x[e] = __ldcg((const float4 *)s.rotated + w + AHEAD * CU_THREADS);
+            if (w < n)
+                sum = round_word(codes, w, x[e], inverse, sum);
         }
-    }
+        if (chunk > 0)
+            (void)take_chunk(from + chunk - CHUNK, CHUNK, x);
+    } while (chunk > 0);
     sum = __reduce_add_sync(~0u, sum);
     if ((threadIdx.x & 31) == 0)
         atomicAdd(m.sum, sum);
@@ -90,12 +125,25 @@ __device__ __forceinline__ int product_input(const cu_token_args &a, uint32_t in
     return *m.sum;
 }
 
-__device__ __forceinline__ void clear_u(const cu_step &s)
+/* u of the next product, x' of the one before. */
+__device__ __forceinline__ void clear_buffers(const cu_step &s)
 {
+    const uint32_t n = (s.stale_width + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_WORDS;
+
 #pragma unroll 1
     for (uint32_t i = blockIdx.x * CU_THREADS + threadIdx.x; i < s.n_clear / 4;
          i += gridDim.x * CU_THREADS)
         ((int4 *)s.u_clear)[i] = make_int4(0, 0, 0, 0);
+#pragma unroll 1
+    for (uint32_t i = blockIdx.x * CU_THREADS + threadIdx.x; i < n + s.stale_sums / 4;
+         i += gridDim.x * CU_THREADS) {
+        uint32_t first = i / CU_TILE_WORDS * CU_TILE_COLUMNS + input_of(i % CU_TILE_WORDS, 0), w[4];
+
+#pragma unroll
+        for (int k = 0; k < 4; k++) /* what lies past the width stays zero */
+            w[k] = i >= n || first + 8 * k < s.stale_width ? CU_EMPTY : 0u;
+        ((uint4 *)s.stale)[i] = make_uint4(w[0], w[1], w[2], w[3]);
+    }
 }
 
 /* Once a token: what depends on its position alone. */
@@ -149,15 +197,24 @@ __device__ __forceinline__ uint32_t workers(const cu_step &s)
     return s.kind == CU_STEP_PRODUCT ? gridDim.x : min(s.n_items, gridDim.x);
 }
 
-/* Waits for the blocks that took part in the step. Meanwhile the pieces of the block's first item
- * in the next step are fetched. */
-__device__ __forceinline__ void grid_barrier(const cu_token_args &a, bool arrives, uint32_t target,
-                                             const cu_step &next, const block_memory &m)
+/* Steps whose results are read word by word as they appear need no barrier. */
+__device__ __forceinline__ bool meets(const cu_step &s)
+{
+    return s.kind >= CU_STEP_PRODUCT;
+}
+
+/* Waits for the blocks that took part in the step, if it meets. Meanwhile the pieces of the block's
+ * first item in the next step are fetched. */
+__device__ __forceinline__ void grid_barrier(const cu_token_args &a, bool waits, bool arrives,
+                                             uint32_t target, const cu_step &next,
+                                             const block_memory &m)
 {
     uint32_t n;
     uint4    piece;
 
     block_sync();
+    if (!waits) /* a product comes next, which has no pieces */
+        return;
     n = next.n_passes * next.n_pieces * PIECE_VECTORS;
     if (arrives && threadIdx.x == 0)
         asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(a.barrier) : "memory");
@@ -261,7 +318,7 @@ __device__ __forceinline__ void compute(const cu_token_args &a, const ring &r,
             warp_share share;
             int        sum;
 
-            clear_u(s);
+            clear_buffers(s);
             sum = product_input(a, a.first_step + place, record, m, &share, stamp);
             mark_time(stamp, 3);
             at = multiply(share, record.product.n_ktiles, sum, s.u, memory_of(r, m.planes), at);
@@ -275,8 +332,9 @@ __device__ __forceinline__ void compute(const cu_token_args &a, const ring &r,
             break;
         if (threadIdx.x < RECORD_VECTORS)
             ((uint4 *)(m.records + (~i & 1)))[threadIdx.x] = next;
-        target += workers(s);
-        grid_barrier(a, blockIdx.x < workers(s), target, m.records[~i & 1].step, m);
+        if (meets(s))
+            target += workers(s);
+        grid_barrier(a, meets(s), blockIdx.x < workers(s), target, m.records[~i & 1].step, m);
         place = following;
         token += place == 0;
     }
