@@ -6,9 +6,9 @@
  * rms(V) · rms(q), about 2^21 at 17920 inputs. Past it a sum is rounded to 24 bits, far below what
  * int8 rounding of the input costs.
  *
- * A block computes 128 batch rows × 256 outputs, 8 warps of 64 × 64, over a ring of 4 stages of 64
- * inputs filled by cp.async. Rows of 128 bytes; 16-byte chunks are exchanged by row % 8, so that
- * ldmatrix reads without bank conflicts. */
+ * A block computes 128 batch rows × 256 outputs, or 192 where that leaves fewer multiprocessors
+ * idle, over a ring of 4 stages of 64 inputs filled by cp.async. Rows of 128 bytes; 16-byte chunks
+ * are exchanged by row % 8, so that ldmatrix reads without bank conflicts. */
 #include "backend/cuda/cuda_math.cuh"
 
 namespace
@@ -16,16 +16,19 @@ namespace
 
 enum {
     TILE_M = 128,
-    TILE_N = 256,
     TILE_K = 64,
 #if __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000
     STAGES = 4,
 #else
     STAGES = 2, /* the others have about 100 KiB of shared memory */
 #endif
-    GEMM_THREADS = 256,
-    STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * 2
+    GEMM_THREADS = 256
 };
+
+__host__ __device__ constexpr uint32_t stage_bytes(uint32_t tile_n)
+{
+    return (TILE_M + tile_n) * TILE_K * 2;
+}
 
 __device__ __forceinline__ uint32_t shared_address(const void *p)
 {
@@ -44,10 +47,10 @@ __device__ __forceinline__ uint32_t chunk_at(uint32_t row, uint32_t chunk)
 }
 
 /* x: fp16 [n][x_stride], w: fp16 [rows][w_stride], from column k0 on. */
-__device__ __forceinline__ void load_stage(uint32_t stage, const uint16_t *x, uint32_t x_stride,
-                                           uint32_t m0, uint32_t n, const uint16_t *w,
-                                           uint32_t w_stride, uint32_t n0, uint32_t n_rows,
-                                           uint32_t k0)
+template <int TILE_N>
+__device__ __forceinline__ void
+load_stage(uint32_t stage, const uint16_t *x, uint32_t x_stride, uint32_t m0, uint32_t n,
+           const uint16_t *w, uint32_t w_stride, uint32_t n0, uint32_t n_rows, uint32_t k0)
 {
 #pragma unroll
     for (int i = 0; i < (TILE_M + TILE_N) * 8 / GEMM_THREADS; i++) {
@@ -88,58 +91,55 @@ __device__ __forceinline__ uint64_t operand(uint32_t shared)
            (uint64_t)1 << 62;
 }
 
-/* c[64 rows of a warp group][256] += a · bᵀ over 16 inputs; thread's part: c[j][0 … 3] as of a
- * product of 16 × 8. */
-__device__ __forceinline__ void mma_group(float c[32][4], uint64_t a, uint64_t b)
+#define CU_FOUR(x) "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3])
+
+/* c[64 rows of a warp group][256 or 192] += a · bᵀ over 16 inputs; thread's part: c[j][0 … 3] as of
+ * a product of 16 × 8. */
+__device__ __forceinline__ void mma_group(float (&c)[32][4], uint64_t a, uint64_t b)
 {
-    asm volatile("{\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, "
-                 "%8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, "
-                 "%24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, "
-                 "%40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, "
-                 "%56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, "
-                 "%72, %73, %74, %75, %76, %77, %78, %79, "
-                 "%80, %81, %82, %83, %84, %85, %86, %87, "
-                 "%88, %89, %90, %91, %92, %93, %94, %95, "
-                 "%96, %97, %98, %99, %100, %101, %102, %103, "
-                 "%104, %105, %106, %107, %108, %109, %110, %111, "
-                 "%112, %113, %114, %115, %116, %117, %118, %119, "
-                 "%120, %121, %122, %123, %124, %125, %126, %127"
-                 "}, %128, %129, 1, 1, 1, 0, 0;\n}"
-                 : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]),
-                   "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]),
-                   "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]),
-                   "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]),
-                   "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]),
-                   "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
-                   "+f"(c[7][2]), "+f"(c[7][3]), "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]),
-                   "+f"(c[8][3]), "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]),
-                   "+f"(c[10][0]), "+f"(c[10][1]), "+f"(c[10][2]), "+f"(c[10][3]), "+f"(c[11][0]),
-                   "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]), "+f"(c[12][0]), "+f"(c[12][1]),
-                   "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]),
-                   "+f"(c[13][3]), "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]),
-                   "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3]), "+f"(c[16][0]),
-                   "+f"(c[16][1]), "+f"(c[16][2]), "+f"(c[16][3]), "+f"(c[17][0]), "+f"(c[17][1]),
-                   "+f"(c[17][2]), "+f"(c[17][3]), "+f"(c[18][0]), "+f"(c[18][1]), "+f"(c[18][2]),
-                   "+f"(c[18][3]), "+f"(c[19][0]), "+f"(c[19][1]), "+f"(c[19][2]), "+f"(c[19][3]),
-                   "+f"(c[20][0]), "+f"(c[20][1]), "+f"(c[20][2]), "+f"(c[20][3]), "+f"(c[21][0]),
-                   "+f"(c[21][1]), "+f"(c[21][2]), "+f"(c[21][3]), "+f"(c[22][0]), "+f"(c[22][1]),
-                   "+f"(c[22][2]), "+f"(c[22][3]), "+f"(c[23][0]), "+f"(c[23][1]), "+f"(c[23][2]),
-                   "+f"(c[23][3]), "+f"(c[24][0]), "+f"(c[24][1]), "+f"(c[24][2]), "+f"(c[24][3]),
-                   "+f"(c[25][0]), "+f"(c[25][1]), "+f"(c[25][2]), "+f"(c[25][3]), "+f"(c[26][0]),
-                   "+f"(c[26][1]), "+f"(c[26][2]), "+f"(c[26][3]), "+f"(c[27][0]), "+f"(c[27][1]),
-                   "+f"(c[27][2]), "+f"(c[27][3]), "+f"(c[28][0]), "+f"(c[28][1]), "+f"(c[28][2]),
-                   "+f"(c[28][3]), "+f"(c[29][0]), "+f"(c[29][1]), "+f"(c[29][2]), "+f"(c[29][3]),
-                   "+f"(c[30][0]), "+f"(c[30][1]), "+f"(c[30][2]), "+f"(c[30][3]), "+f"(c[31][0]),
-                   "+f"(c[31][1]), "+f"(c[31][2]), "+f"(c[31][3])
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, "
+                 "%110, %111, "
+                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, "
+                 "%125, %126, %127"
+                 "}, %128, %129, 1, 1, 1, 0, 0;"
+                 : CU_FOUR(c[0]), CU_FOUR(c[1]), CU_FOUR(c[2]), CU_FOUR(c[3]), CU_FOUR(c[4]),
+                   CU_FOUR(c[5]), CU_FOUR(c[6]), CU_FOUR(c[7]), CU_FOUR(c[8]), CU_FOUR(c[9]),
+                   CU_FOUR(c[10]), CU_FOUR(c[11]), CU_FOUR(c[12]), CU_FOUR(c[13]), CU_FOUR(c[14]),
+                   CU_FOUR(c[15]), CU_FOUR(c[16]), CU_FOUR(c[17]), CU_FOUR(c[18]), CU_FOUR(c[19]),
+                   CU_FOUR(c[20]), CU_FOUR(c[21]), CU_FOUR(c[22]), CU_FOUR(c[23]), CU_FOUR(c[24]),
+                   CU_FOUR(c[25]), CU_FOUR(c[26]), CU_FOUR(c[27]), CU_FOUR(c[28]), CU_FOUR(c[29]),
+                   CU_FOUR(c[30]), CU_FOUR(c[31])
                  : "l"(a), "l"(b));
 }
 
+__device__ __forceinline__ void mma_group(float (&c)[24][4], uint64_t a, uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+                 "}, %96, %97, 1, 1, 1, 0, 0;"
+                 : CU_FOUR(c[0]), CU_FOUR(c[1]), CU_FOUR(c[2]), CU_FOUR(c[3]), CU_FOUR(c[4]),
+                   CU_FOUR(c[5]), CU_FOUR(c[6]), CU_FOUR(c[7]), CU_FOUR(c[8]), CU_FOUR(c[9]),
+                   CU_FOUR(c[10]), CU_FOUR(c[11]), CU_FOUR(c[12]), CU_FOUR(c[13]), CU_FOUR(c[14]),
+                   CU_FOUR(c[15]), CU_FOUR(c[16]), CU_FOUR(c[17]), CU_FOUR(c[18]), CU_FOUR(c[19]),
+                   CU_FOUR(c[20]), CU_FOUR(c[21]), CU_FOUR(c[22]), CU_FOUR(c[23])
+                 : "l"(a), "l"(b));
+}
+
+#undef CU_FOUR
+
+template <int TILE_N>
 __global__ void __launch_bounds__(GEMM_THREADS, 1)
     gemm_kernel(cu_product p, const uint16_t *w, uint32_t w_stride, const uint16_t *x,
                 uint32_t x_stride, const float *scales, uint32_t n, float *out, uint32_t out_stride,
@@ -148,16 +148,17 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1)
     extern __shared__ __align__(1024) uint8_t memory[];
     uint32_t base = shared_address(memory), warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     uint32_t m0 = blockIdx.x * TILE_M, n0 = blockIdx.y * TILE_N, steps = w_stride / TILE_K;
-    uint32_t group = warp >> 2;
-    float    c[32][4];
+    constexpr uint32_t STAGE_BYTES = stage_bytes(TILE_N);
+    uint32_t           group = warp >> 2;
+    float              c[TILE_N / 8][4];
 
 #pragma unroll
-    for (int j = 0; j < 32; j++)
+    for (int j = 0; j < TILE_N / 8; j++)
         c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0.0f;
     for (uint32_t s = 0; s < STAGES - 2; s++) {
         if (s < steps)
-            load_stage(base + s * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0, p.n_rows,
-                       s * TILE_K);
+            load_stage<TILE_N>(base + s * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0,
+                               p.n_rows, s * TILE_K);
         else
             asm volatile("cp.async.commit_group;" ::: "memory");
     }
@@ -175,15 +176,15 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1)
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         /* The products of two steps ago are done in every warp group, so their stage is free. */
         if (next < steps)
-            load_stage(base + next % STAGES * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0,
-                       p.n_rows, next * TILE_K);
+            load_stage<TILE_N>(base + next % STAGES * STAGE_BYTES, x, x_stride, m0, n, w, w_stride,
+                               n0, p.n_rows, next * TILE_K);
         else
             asm volatile("cp.async.commit_group;" ::: "memory");
         asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
     }
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 #pragma unroll
-    for (int j = 0; j < 32; j++)
+    for (int j = 0; j < TILE_N / 8; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             uint32_t       row = n0 + 8 * j + 2 * (lane & 3) + e;
@@ -224,6 +225,7 @@ __device__ __forceinline__ void mma_f16(float c[4], const uint32_t a[4], uint32_
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+template <int TILE_N>
 __global__ void __launch_bounds__(GEMM_THREADS, 1)
     gemm_kernel(cu_product p, const uint16_t *w, uint32_t w_stride, const uint16_t *x,
                 uint32_t x_stride, const float *scales, uint32_t n, float *out, uint32_t out_stride,
@@ -232,18 +234,19 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1)
     extern __shared__ __align__(1024) uint8_t memory[];
     uint32_t base = shared_address(memory), warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     uint32_t m0 = blockIdx.x * TILE_M, n0 = blockIdx.y * TILE_N, steps = w_stride / TILE_K;
-    uint32_t wm = (warp & 1) * 64, wn = (warp >> 1) * 64;
-    float c[4][8][4];
+    constexpr uint32_t STAGE_BYTES = stage_bytes(TILE_N);
+    uint32_t wm = (warp & 1) * 64, wn = (warp >> 1) * (TILE_N / 4);
+    float c[4][TILE_N / 32][4];
 
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
-        for (int j = 0; j < 8; j++)
+        for (int j = 0; j < TILE_N / 32; j++)
             c[i][j][0] = c[i][j][1] = c[i][j][2] = c[i][j][3] = 0.0f;
     for (uint32_t s = 0; s < STAGES - 1; s++) {
         if (s < steps)
-            load_stage(base + s * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0, p.n_rows,
-                       s * TILE_K);
+            load_stage<TILE_N>(base + s * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0,
+                               p.n_rows, s * TILE_K);
         else
             asm volatile("cp.async.commit_group;" ::: "memory");
     }
@@ -253,32 +256,32 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1)
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
         __syncthreads();
         if (next < steps)
-            load_stage(base + next % STAGES * STAGE_BYTES, x, x_stride, m0, n, w, w_stride, n0,
-                       p.n_rows, next * TILE_K);
+            load_stage<TILE_N>(base + next % STAGES * STAGE_BYTES, x, x_stride, m0, n, w, w_stride,
+                               n0, p.n_rows, next * TILE_K);
         else
             asm volatile("cp.async.commit_group;" ::: "memory");
 #pragma unroll
         for (int kk = 0; kk < TILE_K / 16; kk++) {
-            uint32_t a[4][4], b[4][4];
+            uint32_t a[4][4], b[TILE_N / 64][4];
 
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 load_matrices(a[i],
                               stage + chunk_at(wm + 16 * i + (lane & 15), 2 * kk + (lane >> 4)));
 #pragma unroll
-            for (int j = 0; j < 4; j++)
+            for (int j = 0; j < TILE_N / 64; j++)
                 load_matrices(b[j], stage + TILE_M * 128 +
                                         chunk_at(wn + 16 * j + (lane & 7) + (lane >> 4) * 8,
                                                  2 * kk + (lane >> 3 & 1)));
 #pragma unroll
             for (int i = 0; i < 4; i++)
 #pragma unroll
-                for (int j = 0; j < 8; j++)
+                for (int j = 0; j < TILE_N / 32; j++)
                     mma_f16(c[i][j], a[i], b[j >> 1][(j & 1) * 2], b[j >> 1][(j & 1) * 2 + 1]);
         }
     }
 #pragma unroll
-    for (int j = 0; j < 8; j++)
+    for (int j = 0; j < TILE_N / 32; j++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             uint32_t row = n0 + wn + 8 * j + 2 * (lane & 3) + e;
@@ -305,24 +308,50 @@ __global__ void __launch_bounds__(GEMM_THREADS, 1)
 
 } // namespace
 
+template <int TILE_N>
+static cudaError_t launch_tiles(const cu_product *p, const uint16_t *w, uint32_t w_stride,
+                                const cu_prepared *in, uint32_t row0, uint32_t n, float *out,
+                                uint32_t out_stride, bool add, int shared_limit, cu_stream stream)
+{
+    dim3        grid((n + TILE_M - 1) / TILE_M, (p->n_rows + TILE_N - 1) / TILE_N);
+    int         bytes = (int)stage_bytes(TILE_N);
+    cudaError_t e;
+
+    bytes *= shared_limit >= (int)(4 * stage_bytes(256)) ? 4 : 2;
+    e = cudaFuncSetAttribute((const void *)gemm_kernel<TILE_N>,
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (e != cudaSuccess)
+        return e;
+    gemm_kernel<TILE_N><<<grid, GEMM_THREADS, bytes, stream>>>(
+        *p, w, w_stride, in->halves + (size_t)row0 * in->stride, in->stride, in->scales + row0, n,
+        out, out_stride, add);
+    return cudaGetLastError();
+}
+
+/* Outputs that the multiprocessors take one after the other, when each has a tile at a time. */
+static uint32_t outputs_in_turn(uint32_t n, uint32_t n_rows, uint32_t tile_n, uint32_t n_sms)
+{
+    uint32_t tiles = (n + TILE_M - 1) / TILE_M * ((n_rows + tile_n - 1) / tile_n);
+
+    return (tiles + n_sms - 1) / n_sms * tile_n;
+}
+
 extern "C" int cu_launch_gemm(const cu_product *p, const uint16_t *w, uint32_t w_stride,
                               const cu_prepared *in, uint32_t row0, uint32_t n, float *out,
                               uint32_t out_stride, bool add, cu_stream stream)
 {
-    dim3        grid((n + TILE_M - 1) / TILE_M, (p->n_rows + TILE_N - 1) / TILE_N);
-    int         limit = 0, device = 0, bytes;
+    int         limit = 0, n_sms = 1, device = 0;
     cudaError_t e = cudaGetDevice(&device);
 
     if (e == cudaSuccess)
         e = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    bytes = (limit >= 4 * STAGE_BYTES ? 4 : 2) * STAGE_BYTES;
     if (e == cudaSuccess)
-        e = cudaFuncSetAttribute((const void *)gemm_kernel,
-                                 cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+        e = cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device);
     if (e != cudaSuccess)
         return e;
-    gemm_kernel<<<grid, GEMM_THREADS, bytes, stream>>>(
-        *p, w, w_stride, in->halves + (size_t)row0 * in->stride, in->stride, in->scales + row0, n,
-        out, out_stride, add);
-    return cudaGetLastError();
+    return outputs_in_turn(n, p->n_rows, 192, (uint32_t)n_sms) <
+                   outputs_in_turn(n, p->n_rows, 256, (uint32_t)n_sms)
+               ? launch_tiles<192>(p, w, w_stride, in, row0, n, out, out_stride, add, limit, stream)
+               : launch_tiles<256>(p, w, w_stride, in, row0, n, out, out_stride, add, limit,
+                                   stream);
 }

@@ -86,10 +86,16 @@ __global__ void __launch_bounds__(CU_THREADS)
 }
 
 /* ---- decoding ---------------------------------------------------------------------------------
- * A warp owns 32 columns (one group) of a run of row tiles. 32 binary rows × 32 columns are turned
+ * A warp owns 64 columns, two groups, of a run of row tiles. 32 binary rows × 32 columns are turned
  * over by five exchanges, after which each lane has its column's bits in one register; windows of L
- * bits then index a table of all values. */
-enum { DECODE_WARPS = 8, DECODE_ROWS = 512, DECODE_TILES = DECODE_ROWS * 5 / 16 + 8 };
+ * bits then index a table of all values. A lane writes its two columns side by side. */
+enum {
+    DECODE_WARPS = 8, /* four for the 256 columns of a tile, two runs of rows */
+    DECODE_RUN = 256,
+    DECODE_ROWS = 2 * DECODE_RUN,
+    DECODE_TILES = DECODE_ROWS * 5 / 16 + 8,
+    HALF_TABLE = 7 /* bits of a window whose sums are made first; 14 at most */
+};
 
 /* Lane i holds row i of a 32 × 32 bit matrix; afterwards it holds column i. */
 __device__ __forceinline__ uint32_t transpose_bits(uint32_t x)
@@ -118,56 +124,87 @@ __device__ __forceinline__ uint32_t code_word(cu_tape tape, const uint32_t *tile
                   lane * 4 + reg);
 }
 
-/* grid: x runs over groups of 32·DECODE_WARPS columns, y over runs of rows, z over bands. */
+/* All values of a band's windows; `parts` holds 2 << HALF_TABLE words. */
+__device__ __forceinline__ void fill_table(const cu_band *b, int *parts, __half *table)
+{
+    const uint32_t length = b->length, n = 1u << HALF_TABLE;
+
+    for (uint32_t i = threadIdx.x; i < 2 * n; i += 32 * DECODE_WARPS) {
+        uint32_t first = i < n ? 0 : HALF_TABLE, end = min(first + HALF_TABLE, length);
+        int      value = 0;
+
+        for (uint32_t t = first; t < end; t++)
+            value += i % n >> (t - first) & 1 ? b->taps[t] : -b->taps[t];
+        parts[i] = value;
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < 1u << length; i += 32 * DECODE_WARPS)
+        table[i] = __int2half_rn(parts[i % n] + parts[n + (i >> HALF_TABLE)]);
+    __syncthreads();
+}
+
+/* grid: x runs over tiles of 256 columns, y over runs of rows, z over bands. */
 __global__ void __launch_bounds__(32 * DECODE_WARPS)
     decode_kernel(cu_product p, cu_tape tape, __half *w, uint32_t stride)
 {
-    __shared__ uint32_t      tiles[DECODE_TILES]; /* where the run's row tiles lie in the tape */
-    __shared__ int           taps[CU_MAX_TAPS];
+    __shared__ uint32_t      tiles[DECODE_TILES]; /* where the rows' tiles lie in the tape */
+    __shared__ int           parts[2 << HALF_TABLE];
     extern __shared__ __half table[];
     const cu_band           *b = p.bands + blockIdx.z;
-    const uint32_t           lane = threadIdx.x & 31, n_rows = b->n_rows, n_binary = b->n_binary;
-    const uint32_t           group = blockIdx.x * DECODE_WARPS + (threadIdx.x >> 5);
-    const uint32_t           r0 = blockIdx.y * DECODE_ROWS, end = min(r0 + DECODE_ROWS, n_rows);
-    const uint32_t           tile0 = b->u0 / CU_TILE_ROWS, length = b->length;
-    const uint32_t           k0 = b->k0, k1 = b->k1, mask = (1u << length) - 1;
-    uint32_t                 loaded, first, last, newest, ahead;
-    uint64_t                 bits = 0; /* bit i: binary row `loaded` − 1 − i of this column */
-    __half                  *to;
+    const uint32_t           lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const uint32_t           n_rows = b->n_rows, n_binary = b->n_binary, length = b->length;
+    const uint32_t           pair = 2 * (warp & 3), run0 = blockIdx.y * DECODE_ROWS;
+    const uint32_t r0 = run0 + (warp >> 2) * DECODE_RUN, end = min(r0 + DECODE_RUN, n_rows);
+    const uint32_t tile0 = b->u0 / CU_TILE_ROWS;
+    const uint32_t k0 = b->k0, k1 = b->k1, mask = (1u << length) - 1;
+    uint32_t       loaded, first, last, newest, ahead[2];
+    uint64_t       bits[2] = { 0, 0 }; /* bit i: binary row `loaded` − 1 − i */
+    __half        *to;
 
+    if (run0 >= n_rows)
+        return;
+    first = ((newest_bit(b, run0) + 1 - length) & ~31u) / CU_TILE_ROWS;
+    last = min((n_binary - 1) / CU_TILE_ROWS,
+               newest_bit(b, min(run0 + DECODE_ROWS, n_rows) - 1) / CU_TILE_ROWS + 4);
+    for (uint32_t i = first + threadIdx.x; i <= last; i += 32 * DECODE_WARPS)
+        tiles[i - first] = (uint32_t)tile_of_unit(&p, tape, (tile0 + i) * p.n_ktiles + blockIdx.x);
+    fill_table(b, parts, table);
     if (r0 >= n_rows)
         return;
     newest = newest_bit(b, r0);
     loaded = (newest + 1 - length) & ~31u;
-    first = loaded / CU_TILE_ROWS;
-    last = min((n_binary - 1) / CU_TILE_ROWS, newest_bit(b, end - 1) / CU_TILE_ROWS + 4);
-    for (uint32_t i = first + threadIdx.x; i <= last; i += 32 * DECODE_WARPS)
-        tiles[i - first] = (uint32_t)tile_of_unit(&p, tape, (tile0 + i) * p.n_ktiles + blockIdx.x);
-    if (threadIdx.x < CU_MAX_TAPS)
-        taps[threadIdx.x] = b->taps[threadIdx.x];
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < 1u << length; i += 32 * DECODE_WARPS) {
-        int value = 0;
+    to =
+        w + (uint64_t)(b->row0 + r0) * stride + CU_TILE_COLUMNS * blockIdx.x + 32 * pair + 2 * lane;
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        ahead[h] =
+            loaded + lane < n_binary ? code_word(tape, tiles, first, loaded + lane, pair + h) : 0;
+    for (uint32_t r = r0; r < end; r += 2, to += 2 * stride) {
+        const uint32_t second = newest + k1; /* r is even */
+        __half2        one, two;
 
-        for (uint32_t t = 0; t < length; t++)
-            value += i >> t & 1 ? taps[t] : -taps[t];
-        table[i] = __int2half_rn(value);
-    }
-    __syncthreads();
-    to = w + (uint64_t)(b->row0 + r0) * stride + 32 * group + lane;
-    ahead = loaded + lane < n_binary ? code_word(tape, tiles, first, loaded + lane, group) : 0;
-    for (uint32_t r = r0; r < end; r++, to += stride) {
-        while (loaded <= newest) { /* 32 more binary rows; the ones behind them are on their way */
-            uint32_t row = loaded + 32 + lane, word = ahead;
+        while (loaded <= second) { /* 32 more binary rows; the ones behind them are on their way */
+            uint32_t row = loaded + 32 + lane;
 
-            ahead = row < n_binary && row / CU_TILE_ROWS <= last
-                        ? code_word(tape, tiles, first, row, group)
-                        : 0;
-            bits = bits << 32 | __brev(transpose_bits(word));
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                uint32_t word = ahead[h];
+
+                ahead[h] = row < n_binary && row / CU_TILE_ROWS <= last
+                               ? code_word(tape, tiles, first, row, pair + h)
+                               : 0;
+                bits[h] = bits[h] << 32 | __brev(transpose_bits(word));
+            }
             loaded += 32;
         }
-        *to = table[(uint32_t)(bits >> (loaded - 1 - newest)) & mask];
-        newest += r & 1 ? k0 : k1;
+        one = __halves2half2(table[(uint32_t)(bits[0] >> (loaded - 1 - newest)) & mask],
+                             table[(uint32_t)(bits[1] >> (loaded - 1 - newest)) & mask]);
+        two = __halves2half2(table[(uint32_t)(bits[0] >> (loaded - 1 - second)) & mask],
+                             table[(uint32_t)(bits[1] >> (loaded - 1 - second)) & mask]);
+        *(__half2 *)to = one;
+        if (r + 1 < end)
+            *(__half2 *)(to + stride) = two;
+        newest = second + k0;
     }
 }
 
@@ -276,8 +313,7 @@ extern "C" int cu_launch_fir(const cu_product *p, const int32_t *u, const float 
 extern "C" int cu_launch_decode(const cu_product *p, cu_tape tape, uint16_t *w, uint32_t stride,
                                 cu_stream stream)
 {
-    uint32_t    groups = (stride / 32 + DECODE_WARPS - 1) / DECODE_WARPS;
-    dim3        grid(groups, (p->n_rows + DECODE_ROWS - 1) / DECODE_ROWS, p->n_bands);
+    dim3        grid(p->n_ktiles, (p->n_rows + DECODE_ROWS - 1) / DECODE_ROWS, p->n_bands);
     size_t      bytes = sizeof(__half) << p->max_length;
     cudaError_t e = cudaFuncSetAttribute((const void *)decode_kernel,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);

@@ -125,9 +125,12 @@ __device__ void prepare(float *x, const cu_prepared *to, uint32_t row, double *s
     if (!good)
         mark(bad);
     scale = int8_scale(block_max(max, (float *)slots), &inverse);
-    for (uint32_t j = threadIdx.x; j < to->stride; j += CU_THREADS)
-        to->halves[first + j] =
+    for (uint32_t i = threadIdx.x; i < to->stride; i += CU_THREADS) {
+        uint32_t j = column_of_half(i);
+
+        to->halves[first + i] =
             __half_as_ushort(__int2half_rn(j < n ? __float2int_rn(x[pad(j)] * inverse) : 0));
+    }
     for (uint32_t w = threadIdx.x; w < to->stride / 4; w += CU_THREADS) {
         float    v[4];
         uint32_t word;
