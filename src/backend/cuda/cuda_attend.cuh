@@ -237,6 +237,54 @@ template <int DIMS> struct attention_state {
     float acc[DIMS / 2][2][4], top, sum;
 };
 
+/* Keys and values of a group of 8 on their way from memory. */
+template <int TYPE, int DIMS> struct key_group {
+    enum { CHUNKS = DIMS / 2 };
+    uint32_t k[CHUNKS][4], v[CHUNKS][4];
+    float2   k_scale, v_scale;
+};
+
+/* Lane 4·g + t: key g of the group from `key` on, and the scales of keys 2·t and 2·t + 1. */
+template <int TYPE, int DIMS, bool FRESH>
+static __device__ __forceinline__ void load_group(uint8_t *const *pages, uint64_t k_part,
+                                                  uint64_t v_part, uint32_t key,
+                                                  key_group<TYPE, DIMS> *to)
+{
+    enum { CHUNKS = DIMS / 2, HEAD = 16 * DIMS };
+    const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const uint8_t *page = pages[key / CU_PAGE_TOKENS];
+    const uint32_t token = key % CU_PAGE_TOKENS, at = (token + g) * HEAD + 8 * t;
+
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++)
+        load_halves<TYPE, FRESH>(page + k_part, at + 32 * c, to->k[c]);
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++)
+        load_halves<TYPE, FRESH>(page + v_part, at + 32 * c, to->v[c]);
+    if (TYPE == KV_I8) {
+        to->k_scale =
+            __ldcg((const float2 *)(page + k_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
+        to->v_scale =
+            __ldcg((const float2 *)(page + v_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
+    } else {
+        to->k_scale = to->v_scale = make_float2(1.0f, 1.0f);
+    }
+}
+
+/* Asks for the lines of a group of 8 keys and values, so that the second-level cache has them. */
+template <int TYPE, int DIMS>
+static __device__ __forceinline__ void expect_group(uint8_t *const *pages, uint64_t k_part,
+                                                    uint64_t v_part, uint32_t key)
+{
+    enum { KEY_BYTES = 16 * DIMS * (TYPE == KV_I8 ? 1 : 2), LINE = 128 };
+    const uint32_t lane = threadIdx.x & 31, at = (lane & 15) * LINE;
+    const uint8_t *page = pages[key / CU_PAGE_TOKENS];
+
+    if (at < 8 * KEY_BYTES)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(page + (lane < 16 ? k_part : v_part) +
+                                                      key % CU_PAGE_TOKENS * KEY_BYTES + at));
+}
+
 /* One warp: keys [begin, end), 8 from key0 on, then `stride` further. FRESH: other blocks of this
  * launch may have written them. */
 template <int TYPE, int DIMS, bool FRESH>
@@ -245,12 +293,17 @@ attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, u
             uint32_t kv_head, uint32_t begin, uint32_t end, uint32_t key0, uint32_t stride,
             attention_state<DIMS> *state)
 {
-    enum { CHUNKS = DIMS / 2, HEAD = 16 * DIMS };
+    enum {
+        CHUNKS = DIMS / 2,
+        HEAD = 16 * DIMS,
+        AHEAD = TYPE == KV_I8 && FRESH /* a group ahead in registers, where they suffice */
+    };
     const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const uint64_t k_part = kv_part(kv, layer, kv_head, 0), v_part = kv_part(kv, layer, kv_head, 1);
     const float    scale = __fdiv_rn(1.0f, __fsqrt_rn((float)HEAD));
     uint32_t       query[CHUNKS][2][2];
     float          top = -INFINITY, sum = 0.0f;
+    key_group<TYPE, DIMS> group;
     float(&acc)[CHUNKS][2][4] = state->acc;
 
 #pragma unroll
@@ -267,40 +320,37 @@ attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, u
                 query[c][p][r] = g < 4 ? halves_of(x, y) : rests_of(x, y);
                 acc[c][p][2 * r] = acc[c][p][2 * r + 1] = 0.0f;
             }
+    if (AHEAD && key0 < end)
+        load_group<TYPE, DIMS, FRESH>(pages, k_part, v_part, key0, &group);
 #pragma unroll 1
     for (; key0 < end; key0 += stride) {
-        const uint8_t *page = pages[key0 / CU_PAGE_TOKENS];
-        uint32_t       token = key0 % CU_PAGE_TOKENS, at = (token + g) * HEAD + 8 * t, weight;
-        uint32_t       k[CHUNKS][4], v[CHUNKS][4], first = key0 + 2 * t;
-        bool           one = first >= begin && first < end;
-        bool           two = first + 1 >= begin && first + 1 < end;
-        bool           mine = key0 + g >= begin && key0 + g < end;
-        float          s[4] = { 0.0f, 0.0f, 0.0f, 0.0f }, max, p0, p1, factor;
-        float2         k_scale = make_float2(1.0f, 1.0f), v_scale = k_scale;
+        uint32_t              weight, first = key0 + 2 * t;
+        bool                  one = first >= begin && first < end;
+        bool                  two = first + 1 >= begin && first + 1 < end;
+        bool                  mine = key0 + g >= begin && key0 + g < end;
+        float                 s[4] = { 0.0f, 0.0f, 0.0f, 0.0f }, max, p0, p1, factor;
+        key_group<TYPE, DIMS> now;
 
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++)
-            load_halves<TYPE, FRESH>(page + k_part, at + 32 * c, k[c]);
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++)
-            load_halves<TYPE, FRESH>(page + v_part, at + 32 * c, v[c]);
-        if (TYPE == KV_I8) {
-            k_scale =
-                __ldcg((const float2 *)(page + k_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
-            v_scale =
-                __ldcg((const float2 *)(page + v_part + CU_PAGE_TOKENS * HEAD) + token / 2 + t);
+        if (AHEAD) {
+            now = group;
+            if (key0 + stride < end)
+                load_group<TYPE, DIMS, FRESH>(pages, k_part, v_part, key0 + stride, &group);
+        } else {
+            load_group<TYPE, DIMS, FRESH>(pages, k_part, v_part, key0, &now);
         }
+        if (FRESH && key0 + 2 * stride < end)
+            expect_group<TYPE, DIMS>(pages, k_part, v_part, key0 + 2 * stride);
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
-            ready<TYPE>(k[c]);
+            ready<TYPE>(now.k[c]);
 #pragma unroll
             for (int p = 0; p < 2; p++)
-                mma_scores(s, query[c][p][0], query[c][p][1], k[c][2 * p], k[c][2 * p + 1]);
+                mma_scores(s, query[c][p][0], query[c][p][1], now.k[c][2 * p], now.k[c][2 * p + 1]);
         }
         s[0] += __shfl_xor_sync(~0u, s[0], 16);
         s[1] += __shfl_xor_sync(~0u, s[1], 16);
-        s[0] = one ? s[0] * k_scale.x : -INFINITY;
-        s[1] = two ? s[1] * k_scale.y : -INFINITY;
+        s[0] = one ? s[0] * now.k_scale.x : -INFINITY;
+        s[1] = two ? s[1] * now.k_scale.y : -INFINITY;
         max = fmaxf(s[0], s[1]);
         max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
         max = fmaxf(top, fmaxf(max, __shfl_xor_sync(~0u, max, 2)));
@@ -322,17 +372,17 @@ attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, u
         }
         top = max;
         if (TYPE == KV_I8) {
-            p0 = one ? p0 * (v_scale.x * CU_VALUE_UNIT) : 0.0f;
-            p1 = two ? p1 * (v_scale.y * CU_VALUE_UNIT) : 0.0f;
+            p0 = one ? p0 * (now.v_scale.x * CU_VALUE_UNIT) : 0.0f;
+            p1 = two ? p1 * (now.v_scale.y * CU_VALUE_UNIT) : 0.0f;
         }
         weight = g < 4 ? halves_of(p0, p1) : rests_of(p0, p1);
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
-            ready<TYPE>(v[c]);
+            ready<TYPE>(now.v[c]);
 #pragma unroll
             for (int p = 0; p < 2; p++) {
-                uint32_t a0 = turned(mine ? v[c][2 * p] : 0u);
-                uint32_t a1 = turned(mine ? v[c][2 * p + 1] : 0u);
+                uint32_t a0 = turned(mine ? now.v[c][2 * p] : 0u);
+                uint32_t a1 = turned(mine ? now.v[c][2 * p + 1] : 0u);
 
                 mma_values(acc[c][p], a0, a1, weight);
             }
