@@ -1,16 +1,18 @@
 #!/bin/bash
-# all on the device machine; $1: results
+# On the GPU machine, from the repository root: tests of every variant, a sweep, the fastest in full,
+# ncu of a prompt, memcheck, racecheck. FOLDER/gpu_variants.sh RESULTS; FOLDER holds v6.so (all), v5.so
+# (without keys ahead), v2.so, v1.so (fewer changes), base.so, cuda_backend_test, cuda_bench, lib/
 G=$(cd "$(dirname "$0")" && pwd); O=$1; T0=$(date +%s)
 el() { echo $(( $(date +%s) - T0 )); }
 export LD_LIBRARY_PATH=$G/lib
 mkdir -p /tmp/wt /tmp/r; ln -sfn $PWD /tmp/wt/cuda2
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | tee $O/gpu.txt
-for v in v6 v5 v4 v2; do
+for v in v6 v5 v2 v1; do
   ( UPG_CUDA_MODULE=$G/$v.so UPG_G=8 timeout -s KILL 45 $G/cuda_backend_test >/tmp/r/t_$v.txt 2>&1; echo $? >/tmp/r/rc_$v ) &
 done
 wait
 ok=""
-for v in v6 v5 v4 v2; do
+for v in v6 v5 v2 v1; do
   rc=$(cat /tmp/r/rc_$v); echo "TEST $v rc $rc at $(el)"; grep -E "FAILED|Error|differs|instead|greedy" /tmp/r/t_$v.txt | head -8
   echo "===== $v" >>$O/tests.txt; cat /tmp/r/t_$v.txt >>$O/tests.txt
   [ $rc = 0 ] && ok="$ok $v"
@@ -27,8 +29,8 @@ sweep() { # module, counters
 }
 set -- $ok; first=$1
 sweep $first 1
-[ $first != v4 ] && [ $first != v2 ] && sweep $first 8
-case "$ok" in *v4*) [ $first != v4 ] && sweep v4 1;; esac
+case $first in v6|v5) sweep $first 8;; esac
+sweep base 1
 echo "CHOSEN $bv G $bg W $bw S $bs at $best, $(el) s"
 export UPG_G=$bg UPG_W=$bw UPG_S=$bs UPG_CUDA_MODULE=$G/$bv.so
 timeout -s KILL 60 $G/cuda_bench $O/bench.json 2>&1 | tee $O/bench.txt
