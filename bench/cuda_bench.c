@@ -437,75 +437,6 @@ static void compare_prefill(bench *b)
     upg_free(together);
 }
 
-static double quick(bench *b, uint32_t position, int reps)
-{
-    double  best = 1e9, ms;
-    int32_t tokens[TOKENS];
-
-    for (int i = 0; i < reps; i++) {
-        check(b, b->tools->decode(b->backend, UPG_CUDA_ONE_LAUNCH, &b->view, &b->layout, 1,
-                                  position, TOKENS, tokens, &ms, &b->err));
-        best = fmin(best, ms);
-    }
-    return TOKENS / best * 1e3;
-}
-
-static double quick_bare(bench *b, upg_role role, bool multiplies)
-{
-    double   best = 0, ms;
-    uint64_t bytes;
-
-    for (int i = 0; i < 5; i++) {
-        check(b, b->tools->bare(b->backend, role, 6, multiplies, &bytes, &ms, &b->err));
-        best = fmax(best, (double)bytes / ms * 1e-9);
-    }
-    return best;
-}
-
-static void sweep(bench *b)
-{
-    static const char *const ws[] = { "32", "8", "5", "4" };
-    double                   best = 0;
-    const char              *best_w = "32", *best_s = "0";
-
-    if (strcmp(getenv("UPG_SWEEP"), "prefill") == 0) {
-        open_pages(b, UPG_KV_F16);
-        static upg_batch_row rows[PREFILL];
-        upg_batch            batch = { .n_rows = PREFILL, .rows = rows, .kv_layout = &b->layout };
-        for (uint32_t i = 0; i < PREFILL; i++)
-            rows[i] = (upg_batch_row) { (int32_t)(i * 31), i, &b->view,
-                                        i + 1 == PREFILL ? b->logits : NULL };
-        check(b, b->class_->run(b->backend, &batch, &b->err));
-        return;
-    }
-    open_pages(b, UPG_KV_I8);
-    for (int i = 0; i < 8; i++) {
-        const char *w = ws[i / 2], *s = i % 2 ? "200" : "0";
-        double      speed, far;
-
-        setenv("UPG_W", w, 1);
-        setenv("UPG_S", s, 1);
-        speed = quick(b, 0, 4);
-        far = quick(b, 16384, 2);
-        printf("sweep W %s S %s: %.1f tok/s, 16k int8 %.1f", w, s, speed, far);
-        if (i % 2 == 0)
-            printf("; q %.3f / %.3f  o %.3f / %.3f  gate %.3f / %.3f",
-                   quick_bare(b, UPG_ROLE_Q, true), quick_bare(b, UPG_ROLE_Q, false),
-                   quick_bare(b, UPG_ROLE_O, true), quick_bare(b, UPG_ROLE_O, false),
-                   quick_bare(b, UPG_ROLE_GATE, true), quick_bare(b, UPG_ROLE_GATE, false));
-        printf("\n");
-        if (speed > best)
-            best = speed, best_w = w, best_s = s;
-        fflush(stdout);
-    }
-    setenv("UPG_W", best_w, 1);
-    setenv("UPG_S", best_s, 1);
-    trace_steps(b, 0);
-    printf("BEST %.1f %s %s\n", best, best_w, best_s);
-    fflush(stdout);
-    _Exit(0);
-}
-
 static void measure(bench *b, uint32_t n_layers)
 {
     static const char *const types[] = { "fp16", "", "int8" };
@@ -582,10 +513,6 @@ int main(int argc, char **argv)
                 b.class_->describe(b.backend), n_layers, b.tools->token_bytes(b.backend));
     b.logits = upg_malloc((size_t)b.weights.config.vocab, sizeof *b.logits, &b.err);
     check(&b, b.logits ? UPG_OK : UPG_E_NOMEM);
-    if (getenv("UPG_SWEEP")) {
-        sweep(&b);
-        return 0;
-    }
     measure(&b, n_layers);
     if (b.json) {
         fprintf(b.json, "\n]\n");

@@ -80,9 +80,9 @@ typedef struct cuda_backend {
     int32_t        *u_token[8];
     size_t          u_token_bytes; /* of each */
     float          *residual[2], *rotated[5], *scale;
-    uint32_t        ring_pages[3];         /* by KV type */
-    const uint32_t *step_tiles;            /* [n_steps + 1][n_ctas] on the device */
-    uint32_t        barriers[CU_COUNTERS]; /* arrivals since creation */
+    uint32_t        ring_pages[3]; /* by KV type */
+    const uint32_t *step_tiles;    /* [n_steps + 1][n_ctas] on the device */
+    uint32_t        arrivals;      /* at the barrier since creation */
 
     /* pinned */
     uint8_t   *pinned[2]; /* staging */

@@ -32,8 +32,6 @@ enum {
     CU_CODE_WORDS = 80,     /* the same in shared memory: 4 words more behind every 16 */
     CU_PLANE_WORDS = 68,    /* bit planes of a tile's inputs in shared memory, 4 words more too */
     CU_OWN_PAGES = 32,      /* of KV that a block looks up once a token */
-    CU_COUNTERS = 16,       /* of arrivals: blocks take turns, so that few meet at one address */
-    CU_COUNTER_WORDS = 64,  /* from one to the next */
     CU_STAGED_WORDS = 8192, /* of u that a pass holds at most */
     CU_PASS_ROWS = 1440,
     CU_MAX_PIECES = 32, /* of an item */
@@ -200,7 +198,7 @@ typedef struct cu_token_args {
     int32_t         *best_token;
     int32_t         *tokens_out; /* [n_tokens] */
     uint32_t        *barrier;
-    uint32_t         barrier_base[CU_COUNTERS], n_splits, n_counters, sleep;
+    uint32_t         barrier_base, n_splits;
     long long       *trace; /* NULL, or clocks [2 blocks][steps][6]: see cuda_tools.h */
     int32_t         *bare_u;
     uint32_t         max_ktiles, staged_words, y_words; /* sizes of parts of shared memory */

@@ -203,13 +203,6 @@ __device__ __forceinline__ bool meets(const cu_step &s)
     return s.kind >= CU_STEP_PRODUCT;
 }
 
-/* Of n blocks, those that arrive at a counter. */
-__device__ __forceinline__ uint32_t arrivals_at(const cu_token_args &a, uint32_t n,
-                                                uint32_t counter)
-{
-    return counter < a.n_counters ? (n + a.n_counters - 1 - counter) / a.n_counters : 0;
-}
-
 /* Waits for the blocks that took part in the step, if it meets. Meanwhile the pieces of the block's
  * first item in the next step are fetched. */
 __device__ __forceinline__ void grid_barrier(const cu_token_args &a, bool waits, bool arrives,
@@ -224,25 +217,18 @@ __device__ __forceinline__ void grid_barrier(const cu_token_args &a, bool waits,
         return;
     n = next.n_passes * next.n_pieces * PIECE_VECTORS;
     if (arrives && threadIdx.x == 0)
-        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(
-                         a.barrier + blockIdx.x % a.n_counters * CU_COUNTER_WORDS)
-                     : "memory");
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(a.barrier) : "memory");
     if (blockIdx.x < next.n_items && threadIdx.x < n)
         piece = __ldg(pieces_of(a, next, blockIdx.x) + threadIdx.x);
-    if (threadIdx.x < 32) {
-        uint32_t seen = target;
+    if (threadIdx.x == 0) {
+        uint32_t seen;
 
-        while (true) {
-            if (threadIdx.x < a.n_counters)
-                asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-                             : "=r"(seen)
-                             : "l"(a.barrier + threadIdx.x * CU_COUNTER_WORDS)
-                             : "memory");
-            if (__all_sync(~0u, (int32_t)(seen - target) >= 0))
-                break;
-            if (blockIdx.x >= next.n_items && a.sleep != 0)
-                __nanosleep(a.sleep); /* nothing to do: leave the way to those who have */
-        }
+        do
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                         : "=r"(seen)
+                         : "l"(a.barrier)
+                         : "memory");
+        while ((int32_t)(seen - target) < 0);
     }
     if (blockIdx.x < next.n_items && threadIdx.x < n)
         ((uint4 *)m.pieces)[threadIdx.x] = piece;
@@ -304,7 +290,7 @@ __device__ __forceinline__ void compute(const cu_token_args &a, const ring &r,
     const bool     traces =
         a.trace != NULL && threadIdx.x == 0 && (blockIdx.x == 0 || blockIdx.x == gridDim.x / 2);
     cursor   at = { 0, 0, 0 };
-    uint32_t target = threadIdx.x < CU_COUNTERS ? a.barrier_base[threadIdx.x] : 0;
+    uint32_t target = a.barrier_base;
 
     if (threadIdx.x < RECORD_VECTORS)
         ((uint4 *)m.records)[threadIdx.x] =
@@ -347,7 +333,7 @@ __device__ __forceinline__ void compute(const cu_token_args &a, const ring &r,
         if (threadIdx.x < RECORD_VECTORS)
             ((uint4 *)(m.records + (~i & 1)))[threadIdx.x] = next;
         if (meets(s))
-            target += arrivals_at(a, workers(s), threadIdx.x);
+            target += workers(s);
         grid_barrier(a, meets(s), blockIdx.x < workers(s), target, m.records[~i & 1].step, m);
         place = following;
         token += place == 0;
