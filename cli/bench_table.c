@@ -22,17 +22,19 @@ enum { PHI4_LAYERS = 40, READ_PASSES = 10, MATRICES_PER_LAYER = 7 };
 typedef struct engine_row {
     const char *name, *what, *cpu, *device, *threads, *tokens;
     bool        few_layers; /* so slow that a token is computed from few layers */
+    bool        unfused;    /* plain ops, one at a time */
 } engine_row;
 
 static const engine_row engines[] = {
-    { "c_scalar", "C, scalar, 1 thread", "scalar", "cpu", "1", "3", true },
+    { "c_scalar", "C, scalar, 1 thread", "scalar", "cpu", "1", "3", true, false },
 #if defined(__aarch64__)
-    { "c_simd", "CPU engine, NEON, 1 thread", "neon", "cpu", "1", "5", true },
+    { "c_simd", "CPU engine, NEON, 1 thread", "neon", "cpu", "1", "5", true, false },
 #else
-    { "c_simd", "CPU engine, AVX2, 1 thread", "avx2", "cpu", "1", "5", true },
+    { "c_simd", "CPU engine, AVX2, 1 thread", "avx2", "cpu", "1", "5", true, false },
 #endif
-    { "pdvm_1", "PDVM, all instructions, 1 thread", NULL, "cpu", "1", "10", false },
-    { "pdvm", "PDVM, all instructions, all cores", NULL, "cpu", NULL, "20", false },
+    { "pdvm_unfused", "PDVM, plain ops, all cores", NULL, "cpu", NULL, "20", false, true },
+    { "pdvm_1", "PDVM, fully fused, 1 thread", NULL, "cpu", "1", "10", false, false },
+    { "pdvm", "PDVM, fully fused, all cores", NULL, "cpu", NULL, "20", false, false },
 };
 
 enum {
@@ -145,7 +147,7 @@ static void shape_of(const table *t, bool few, char text[64])
 static void measure_engine(table *t, const engine_row *e, table_row *row)
 {
     char        shape[64], warm[] = "4";
-    const char *argv[20] = { t->program, "bench", "--synthetic", shape, "--trace", "/dev/null" };
+    const char *argv[21] = { t->program, "bench", "--synthetic", shape, "--trace", "/dev/null" };
     int         n = 6;
     json_t     *result;
 
@@ -164,6 +166,8 @@ static void measure_engine(table *t, const engine_row *e, table_row *row)
         argv[n++] = "-t";
         argv[n++] = e->threads;
     }
+    if (e->unfused)
+        argv[n++] = "--unfused";
     result = run_json(row, argv, e->cpu);
     if (!result)
         return;
@@ -172,7 +176,8 @@ static void measure_engine(table *t, const engine_row *e, table_row *row)
     row->token_s = row->computed
                        ? PHI4_LAYERS * row->layer_s + 1e-6 * number(result, "us_outside_layers")
                        : 1e-6 * number(result, "us_per_token");
-    row->launches = (uint32_t)(MATRICES_PER_LAYER * PHI4_LAYERS + number(result, "ops_outside"));
+    row->launches =
+        (uint32_t)(number(result, "ops_per_layer") * PHI4_LAYERS + number(result, "ops_outside"));
     t->token_bytes = number(result, "token_bytes") +
                      (PHI4_LAYERS - number(result, "layers")) * number(result, "layer_bytes");
     json_decref(result);

@@ -40,7 +40,8 @@ upg_status bench_open(const bench_args *args, uint32_t threads, upg_model **mode
                                   .device = args->model.device,
                                   .threads = threads,
                                   .max_memory = args->model.max_memory,
-                                  .lut8 = args->model.lut8 };
+                                  .lut8 = args->model.lut8,
+                                  .unfused = args->model.unfused };
     cli_model_args    with_threads = args->model;
     cli_progress      progress;
 

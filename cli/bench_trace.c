@@ -23,7 +23,7 @@ typedef struct trace {
     uint32_t     n_kinds, n_tokens;
     uint64_t     first_ns, total_ns, outside_ns;
     bench_series layers; /* ns that a layer takes */
-    uint32_t     n_layers, ops_outside;
+    uint32_t     n_layers, ops_outside, ops_per_layer;
     uint64_t     token_bytes, layer_bytes;
     upg_op_time *times; /* [cap] */
     size_t       cap;
@@ -68,6 +68,7 @@ static void count_layers(trace *t, size_t n)
     t->n_layers = n_layers;
     t->ops_outside = 0;
     t->layer_bytes = 0;
+    t->ops_per_layer = 0;
     for (size_t i = 0; i < n; i++) {
         const upg_op_time *op = &t->times[i];
         bool               outside = i == 0 || op->layer == n_layers;
@@ -78,7 +79,8 @@ static void count_layers(trace *t, size_t n)
             continue;
         }
         ns += op->end_ns - op->begin_ns;
-        if (op->layer == 0 && strcmp(op->op, "ATTENTION") != 0)
+        t->ops_per_layer += op->layer == 0;
+        if (op->layer == 0 && strncmp(op->op, "ATTEN", 5) != 0)
             t->layer_bytes += op->bytes;
         if (op[1].layer != op->layer) {
             if (t->layers.n < BENCH_MAX_REPETITIONS)
@@ -215,6 +217,7 @@ static int print_kinds(const cli_command *command, const bench_args *args, trace
     cli_json_real(object, "us_per_layer", 1e-3 * bench_median(&t->layers));
     cli_json_real(object, "us_outside_layers", 1e-3 * (double)t->outside_ns / tokens);
     cli_json_u64(object, "ops_outside", t->ops_outside);
+    cli_json_u64(object, "ops_per_layer", t->ops_per_layer);
     cli_json_u64(object, "token_bytes", t->token_bytes);
     cli_json_u64(object, "layer_bytes", t->layer_bytes);
     json_object_set_new(object, "ops", list);

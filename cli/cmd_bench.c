@@ -76,6 +76,10 @@ static const cli_option options[] = {
       .offset = offsetof(bench_args, trace),
       .help = "writes a timeline of each op of -n tokens instead, in\n"
               "Chrome's trace format, and prints what each kind takes" },
+    { .name = "unfused",
+      .type = CLI_FLAG,
+      .offset = offsetof(bench_args, model.unfused),
+      .help = "runs plain ops one by one instead of fused ones (CPU)" },
     { .name = "svg",
       .type = CLI_TEXT,
       .argument = "FILE",
@@ -172,6 +176,8 @@ static int check(const cli_command *command, const bench_args *args)
 
     if ((args->svg || args->python) && !is_table)
         return cli_usage(command, "--svg and --python are for `upg bench table`");
+    if (args->model.unfused && args->path && (is_table || strcmp(args->path, "kernels") == 0))
+        return cli_usage(command, "--unfused is for models");
     if (args->synthetic && args->path && !is_table)
         return cli_usage(command, "--synthetic with MODEL: one of them");
     if (!args->synthetic && !args->path)

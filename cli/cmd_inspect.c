@@ -25,6 +25,10 @@ static const cli_option options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(inspect_args, program),
       .help = "prints the ops that run for one token instead" },
+    { .name = "unfused",
+      .type = CLI_FLAG,
+      .offset = offsetof(inspect_args, model.unfused),
+      .help = "with --program: the same as plain ops" },
     { .name = "quality",
       .type = CLI_FLAG,
       .offset = offsetof(inspect_args, quality),
@@ -239,6 +243,8 @@ static int run(const cli_command *command, int argc, char **argv)
         return cli_usage(command, "--program goes without --json");
     if (args.program && (args.quality || args.html))
         return cli_usage(command, "--program goes without --quality and --html");
+    if (args.model.unfused && !args.program)
+        return cli_usage(command, "--unfused goes with --program");
     if (args.json && args.html)
         return cli_usage(command, "--json goes without --html");
     cli_progress_init(&progress, true); /* where it would run is no matter here */

@@ -154,6 +154,7 @@ upg_status cli_open_model(const char *path, const cli_model_args *args, cli_prog
         .max_memory = args->max_memory,
         .hooks = cli_progress_hooks(progress),
         .lut8 = args->lut8,
+        .unfused = args->unfused,
     };
     upg_status st = upg_model_open(path, &options, model, err);
 

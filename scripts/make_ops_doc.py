@@ -18,6 +18,8 @@ LETTERS = {
     "w": "matrix",
     "v": "vector",
     "k": "KV cache",
+    "K": "keys",
+    "V": "values",
     "t": "token",
     "l": "logits",
 }
@@ -27,8 +29,10 @@ HEAD = """\
 
 A model runs as a flat array of these ops (src/program/program.h): EMBED, then for every layer
 NORM_PREPARE, QKV_ROPE, ATTENTION, GEMV_ADD, NORM_PREPARE, GATE_UP, GEMV_ADD, then NORM_PREPARE and
-LOGITS. `upg inspect --program` prints a model's. This page is made from src/program/ops.def by
-scripts/make_ops_doc.py.
+LOGITS. `upg inspect --program` prints a model's. With `--unfused` the same model becomes plain ops,
+EMBED, the ones below LOGITS and LOGITS: 21 for a layer, for the same numbers, to be measured and to
+be compared with; the CPU backends run both forms, CUDA the fused one. This page is made from
+src/program/ops.def by scripts/make_ops_doc.py.
 
 | op | outputs | inputs | meaning |
 |---|---|---|---|
@@ -45,11 +49,11 @@ matrices; for coded ones rotated and quantised to int8 with one scale for each r
 | w | matrix, dense or coded |
 | v | f32 vector: the weights of a norm |
 | k | KV cache of the op's layer |
+| K, V | keys and values of that cache alone |
 | t | the row's token |
 | l | the row's logits |
 
-An activation that stands among the inputs beside a prepared one is the output's slot, updated in
-place.
+Of two inputs in scratch slots the first, an activation, is the output's slot, updated in place.
 """
 
 
@@ -61,7 +65,7 @@ def spell(letters):
             words[-1][1] += 1
         else:
             words.append([name, 1])
-    plural = {"matrix": "matrices"}
+    plural = {"matrix": "matrices", "activation": "activations"}
     return ", ".join(n if c == 1 else f"{c} {plural.get(n, n + 's')}" for n, c in words)
 
 

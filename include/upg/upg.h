@@ -60,6 +60,8 @@ typedef struct upg_model_options {
     upg_hooks hooks;
     bool      lut8; /* CPU: products for up to 32 tokens by tables of 8 bits: on CPUs with AVX2 and
                      * without AVX-512 about 7 % faster, a little less exact (docs/QUALITY.md) */
+    bool unfused;   /* CPU: the program of plain ops (docs/OPS.md) instead of the fused one: the
+                     * same numbers, slower; to measure what fusing gains */
 } upg_model_options;
 
 /** Opens a .upg file, or a checkpoint folder (safetensors, run unquantised).

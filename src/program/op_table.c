@@ -25,12 +25,26 @@ const char *upg_op_operands(upg_opcode code)
     return (unsigned)code < UPG_OP_COUNT ? operand_strings[code] : "";
 }
 
+bool upg_op_is_plain(upg_opcode code)
+{
+    return code > UPG_OP_LOGITS && code < UPG_OP_COUNT;
+}
+
 static void add_output(upg_op_signature *s, char letter)
 {
-    if (letter == 'k')
-        s->appends_kv = true;
-    else
+    switch (letter) {
+    case 'k':
+        s->appends_k = s->appends_v = true;
+        break;
+    case 'K':
+        s->appends_k = true;
+        break;
+    case 'V':
+        s->appends_v = true;
+        break;
+    default:
         s->out = letter;
+    }
 }
 
 static void add_input(upg_op_signature *s, char letter)

@@ -11,7 +11,7 @@ typedef struct upg_op_signature {
     char    out;         /* 'a' or 'p': a slot in op->out; 'l': logits, no slot */
     char    in;          /* 'a' or 'p': a slot in op->in; 't': the token, no slot */
     bool    accumulates; /* op->out is read before it is written */
-    bool    appends_kv, reads_kv;
+    bool    appends_k, appends_v, reads_kv;
     bool    has_vector; /* op->v */
     uint8_t n_matrices; /* op->w[0 … n_matrices − 1] */
 } upg_op_signature;

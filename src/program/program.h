@@ -74,8 +74,16 @@ typedef struct upg_program {
     size_t             arena_bytes; /* scratch for one row */
 } upg_program;
 
+/** Fused programs are what models run. In an unfused one every op does one thing, as engines do
+ * that call a function for each: three times as many ops and values for the same numbers, bit for
+ * bit. It is there to be measured and to check the fused ops against. */
+typedef enum upg_program_form { UPG_PROGRAM_FUSED, UPG_PROGRAM_UNFUSED } upg_program_form;
+
 /** Builds and verifies. Errors: E_NOMEM; E_UNSUPPORTED (matrices with one input but different
  * preparations, by name); E_INTERNAL when the verifier refuses what the builder made. */
+upg_status upg_program_build_as(upg_program_form form, const upg_weights *weights,
+                                upg_program **program, upg_error *err);
+/** The same, fused. */
 upg_status upg_program_build(const upg_weights *weights, upg_program **program, upg_error *err);
 /** The verifier alone, for tests and for programs from elsewhere. Errors: E_INTERNAL naming op and
  * operand. */
@@ -83,6 +91,8 @@ upg_status  upg_program_verify(const upg_program *program, upg_error *err);
 void        upg_program_close(upg_program *program);
 const char *upg_op_name(upg_opcode code);
 const char *upg_op_operands(upg_opcode code);
+/** Whether an op is one of unfused programs alone. */
+bool upg_op_is_plain(upg_opcode code);
 /** One line for each op and slot, as `upg inspect --program` prints it. */
 upg_status upg_program_print(const upg_program *program, upg_buffer *text, upg_error *err);
 

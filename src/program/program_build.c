@@ -1,9 +1,11 @@
 /* program_build.c: from named weights to ops.
  *
- * Every value gets a slot of its own, but for the residual stream, which GEMV_ADD updates in place;
- * the scratch planner then lets slots share memory. How an input is prepared follows from the
- * matrices that read it. */
+ * Every value gets a slot of its own, but for those that an op updates in place, as GEMV_ADD the
+ * residual stream; the scratch planner then lets slots share memory. How an input is prepared
+ * follows from the matrices that read it. */
 #include "program/program.h"
+
+#include <assert.h>
 
 #include "base/alloc.h"
 #include "program/op_table.h"
@@ -13,7 +15,10 @@ enum {
     OPS_PER_LAYER = 7, /* norm, qkv, attention, o, norm, gate/up, down */
     SLOTS_OUTSIDE = 2, /* the residual stream, the head's input */
     SLOTS_PER_LAYER = 5,
-    MAX_LAYERS = (UPG_NO_SLOT - SLOTS_OUTSIDE) / SLOTS_PER_LAYER
+    PLAIN_OPS_OUTSIDE = 4,
+    PLAIN_OPS_PER_LAYER = 21, /* 7 products and what stands between them */
+    PLAIN_SLOTS_OUTSIDE = 3,
+    PLAIN_SLOTS_PER_LAYER = 16
 };
 
 typedef struct builder {
@@ -21,10 +26,12 @@ typedef struct builder {
     const upg_weights *weights;
     upg_op            *ops;
     upg_slot          *slots;
+    size_t             max_ops, max_slots;
 } builder;
 
 static uint16_t add_slot(builder *b, upg_slot slot)
 {
+    assert(b->program.n_slots < b->max_slots);
     b->slots[b->program.n_slots] = slot;
     return (uint16_t)b->program.n_slots++;
 }
@@ -71,6 +78,7 @@ static upg_status add_input_slot(builder *b, const upg_matrix *const *readers, u
 
 static void add_op(builder *b, upg_op op)
 {
+    assert(b->program.n_ops < b->max_ops);
     b->ops[b->program.n_ops++] = op;
 }
 
@@ -105,6 +113,116 @@ static upg_status add_ffn(builder *b, uint16_t layer, uint16_t residual, upg_err
 out:
     return st;
 }
+
+/* ---- unfused --------------------------------------------------------------------------------- */
+
+static uint16_t add_plain(builder *b, upg_opcode code, uint16_t layer, uint16_t in, uint32_t width)
+{
+    uint16_t out = add_f32_slot(b, width);
+
+    add_op(b, (upg_op) { code, layer, out, in, { 0 }, NULL });
+    return out;
+}
+
+/* In place: `out` is read and written. */
+static void add_onto(builder *b, upg_opcode code, uint16_t layer, uint16_t out, uint16_t in)
+{
+    add_op(b, (upg_op) { code, layer, out, in, { 0 }, NULL });
+}
+
+static void add_append(builder *b, upg_opcode code, uint16_t layer, uint16_t in)
+{
+    add_op(b, (upg_op) { code, layer, UPG_NO_SLOT, in, { 0 }, NULL });
+}
+
+static uint16_t add_gemv(builder *b, uint16_t layer, uint16_t in, const upg_matrix *w)
+{
+    uint16_t out = add_f32_slot(b, w->n_rows);
+
+    add_op(b, (upg_op) { UPG_OP_GEMV, layer, out, in, { w }, NULL });
+    return out;
+}
+
+static upg_status add_prepare(builder *b, uint16_t layer, uint16_t in,
+                              const upg_matrix *const *readers, uint32_t n, uint16_t *out,
+                              upg_error *err)
+{
+    upg_status st = add_input_slot(b, readers, n, out, err);
+
+    if (st == UPG_OK)
+        add_op(b, (upg_op) { UPG_OP_PREPARE, layer, *out, in, { 0 }, NULL });
+    return st;
+}
+
+/* NORM and PREPARE. */
+static upg_status add_norm(builder *b, uint16_t layer, uint16_t in, const upg_vector *weights,
+                           const upg_matrix *const *readers, uint32_t n, uint16_t *out,
+                           upg_error *err)
+{
+    uint16_t x = add_f32_slot(b, weights->n);
+
+    add_op(b, (upg_op) { UPG_OP_NORM, layer, x, in, { 0 }, weights });
+    return add_prepare(b, layer, x, readers, n, out, err);
+}
+
+static upg_status add_plain_attention(builder *b, uint16_t layer, uint16_t residual, upg_error *err)
+{
+    const upg_layer_weights *w = &b->weights->layers[layer];
+    uint16_t                 x = 0, q, k, v;
+    upg_status               st;
+
+    UPG_TRY(add_norm(b, layer, residual, &w->attention_norm,
+                     (const upg_matrix *[]) { &w->q, &w->k, &w->v }, 3, &x, err));
+    q = add_gemv(b, layer, x, &w->q);
+    k = add_gemv(b, layer, x, &w->k);
+    v = add_gemv(b, layer, x, &w->v);
+    q = add_plain(b, UPG_OP_ROPE, layer, q, w->q.n_rows);
+    k = add_plain(b, UPG_OP_ROPE, layer, k, w->k.n_rows);
+    add_append(b, UPG_OP_APPEND_KEY, layer, k);
+    add_append(b, UPG_OP_APPEND_VALUE, layer, v);
+    q = add_plain(b, UPG_OP_ATTEND, layer, q, w->q.n_rows);
+    UPG_TRY(add_prepare(b, layer, q, (const upg_matrix *[]) { &w->o }, 1, &x, err));
+    add_onto(b, UPG_OP_ADD, layer, residual, add_gemv(b, layer, x, &w->o));
+out:
+    return st;
+}
+
+static upg_status add_plain_ffn(builder *b, uint16_t layer, uint16_t residual, upg_error *err)
+{
+    const upg_layer_weights *w = &b->weights->layers[layer];
+    uint16_t                 x = 0, gate;
+    upg_status               st;
+
+    UPG_TRY(add_norm(b, layer, residual, &w->ffn_norm, (const upg_matrix *[]) { &w->gate, &w->up },
+                     2, &x, err));
+    gate = add_gemv(b, layer, x, &w->gate);
+    add_onto(b, UPG_OP_SWIGLU, layer, gate, add_gemv(b, layer, x, &w->up));
+    UPG_TRY(add_prepare(b, layer, gate, (const upg_matrix *[]) { &w->down }, 1, &x, err));
+    add_onto(b, UPG_OP_ADD, layer, residual, add_gemv(b, layer, x, &w->down));
+out:
+    return st;
+}
+
+static upg_status add_plain_ops(builder *b, upg_error *err)
+{
+    const upg_weights *w = b->weights;
+    uint16_t           n_layers = (uint16_t)w->config.n_layers;
+    uint16_t           residual = add_f32_slot(b, w->config.hidden), x = 0;
+    upg_status         st;
+
+    add_op(b, (upg_op) { UPG_OP_EMBED, 0, residual, UPG_NO_SLOT, { &w->embed }, NULL });
+    for (uint16_t layer = 0; layer < n_layers; layer++) {
+        UPG_TRY(add_plain_attention(b, layer, residual, err));
+        UPG_TRY(add_plain_ffn(b, layer, residual, err));
+    }
+    UPG_TRY(add_norm(b, n_layers, residual, &w->final_norm, (const upg_matrix *[]) { &w->head }, 1,
+                     &x, err));
+    add_op(b, (upg_op) { UPG_OP_LOGITS, n_layers, UPG_NO_SLOT, x, { &w->head }, NULL });
+out:
+    return st;
+}
+
+/* ---- fused ----------------------------------------------------------------------------------- */
 
 static upg_status add_ops(builder *b, upg_error *err)
 {
@@ -141,16 +259,21 @@ out:
     return st;
 }
 
-static upg_status allocate(builder *b, upg_error *err)
+static upg_status allocate(builder *b, bool fused, upg_error *err)
 {
-    uint32_t n_layers = b->weights->config.n_layers;
+    size_t n_layers = b->weights->config.n_layers;
+    size_t outside = fused ? SLOTS_OUTSIDE : PLAIN_SLOTS_OUTSIDE;
+    size_t inside = fused ? SLOTS_PER_LAYER : PLAIN_SLOTS_PER_LAYER;
+    size_t most = (UPG_NO_SLOT - outside) / inside;
 
-    if (n_layers > MAX_LAYERS)
-        return upg_fail(err, UPG_E_UNSUPPORTED, "the model has %u layers, a program up to %d",
-                        n_layers, MAX_LAYERS);
-    b->ops = upg_calloc(OPS_OUTSIDE + (size_t)OPS_PER_LAYER * n_layers, sizeof *b->ops, err);
-    b->slots =
-        upg_calloc(SLOTS_OUTSIDE + (size_t)SLOTS_PER_LAYER * n_layers, sizeof *b->slots, err);
+    if (n_layers > most)
+        return upg_fail(err, UPG_E_UNSUPPORTED, "the model has %zu layers, a program up to %zu",
+                        n_layers, most);
+    b->max_slots = outside + inside * n_layers;
+    b->max_ops = fused ? OPS_OUTSIDE + OPS_PER_LAYER * n_layers
+                       : PLAIN_OPS_OUTSIDE + PLAIN_OPS_PER_LAYER * n_layers;
+    b->ops = upg_calloc(b->max_ops, sizeof *b->ops, err);
+    b->slots = upg_calloc(b->max_slots, sizeof *b->slots, err);
     if (!b->ops || !b->slots)
         return UPG_E_NOMEM;
     b->program.ops = b->ops;
@@ -158,15 +281,16 @@ static upg_status allocate(builder *b, upg_error *err)
     return UPG_OK;
 }
 
-upg_status upg_program_build(const upg_weights *weights, upg_program **program, upg_error *err)
+upg_status upg_program_build_as(upg_program_form form, const upg_weights *weights,
+                                upg_program **program, upg_error *err)
 {
     upg_status st;
     builder   *b = upg_calloc(1, sizeof *b, err);
 
     UPG_TRY(b ? UPG_OK : UPG_E_NOMEM);
     b->weights = b->program.weights = weights;
-    UPG_TRY(allocate(b, err));
-    UPG_TRY(add_ops(b, err));
+    UPG_TRY(allocate(b, form == UPG_PROGRAM_FUSED, err));
+    UPG_TRY(form == UPG_PROGRAM_FUSED ? add_ops(b, err) : add_plain_ops(b, err));
     UPG_TRY(plan_scratch(b, err));
     UPG_TRY(upg_program_verify(&b->program, err));
 out:
@@ -176,6 +300,11 @@ out:
     }
     *program = b ? &b->program : NULL;
     return st;
+}
+
+upg_status upg_program_build(const upg_weights *weights, upg_program **program, upg_error *err)
+{
+    return upg_program_build_as(UPG_PROGRAM_FUSED, weights, program, err);
 }
 
 void upg_program_close(upg_program *program)

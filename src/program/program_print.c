@@ -72,12 +72,13 @@ static upg_status print_op(const upg_op *op, uint32_t index, upg_buffer *text, u
 
     UPG_TRY(upg_buffer_addf(text, err, "%-5u  %-13s layer %-3u", index, upg_op_name(op->code),
                             op->layer));
-    if (op->out == UPG_NO_SLOT)
+    if (s.out == 'l')
         UPG_TRY(upg_buffer_addf(text, err, " logits"));
-    else
+    else if (op->out != UPG_NO_SLOT)
         UPG_TRY(upg_buffer_addf(text, err, " s%u", op->out));
-    if (s.appends_kv)
-        UPG_TRY(upg_buffer_addf(text, err, " kv"));
+    if (s.appends_k || s.appends_v)
+        UPG_TRY(
+            upg_buffer_addf(text, err, " %s%s", s.appends_k ? "k" : "", s.appends_v ? "v" : ""));
     UPG_TRY(upg_buffer_addf(text, err, " <"));
     UPG_TRY(print_inputs(op, text, err));
     UPG_TRY(upg_buffer_add(text, "\n", 1, err));

@@ -20,7 +20,7 @@ typedef enum slot_state { SLOT_EMPTY, SLOT_WRITTEN, SLOT_READ } slot_state;
 typedef struct verifier {
     const upg_program *program;
     slot_state        *slots; /* [n_slots] */
-    slot_state        *kv;    /* [n_layers] */
+    slot_state        *kv;    /* [n_layers][2]: keys, values */
     uint32_t           index; /* of the op at hand */
     const upg_op      *op;
     upg_op_signature   signature;
@@ -44,6 +44,7 @@ static const uint32_t roles_of[UPG_OP_COUNT][3] = {
     [UPG_OP_GEMV_ADD] = { ROLE(O) | ROLE(DOWN) },
     [UPG_OP_GATE_UP] = { ROLE(GATE), ROLE(UP) },
     [UPG_OP_LOGITS] = { ROLE(HEAD) },
+    [UPG_OP_GEMV] = { ROLE(Q) | ROLE(K) | ROLE(V) | ROLE(O) | ROLE(GATE) | ROLE(UP) | ROLE(DOWN) },
 };
 
 static upg_status check_layer(const verifier *v)
@@ -53,6 +54,8 @@ static upg_status check_layer(const verifier *v)
                    v->op->v == &v->program->weights->final_norm;
     uint32_t outside_layer = v->op->code == UPG_OP_EMBED ? 0 : n_layers;
 
+    if (v->op->code == UPG_OP_PREPARE && v->op->layer == n_layers)
+        return UPG_OK; /* the head's input */
     if (outside ? v->op->layer != outside_layer : v->op->layer >= n_layers)
         return FAIL(v, "no such layer: the model has %u", n_layers);
     return UPG_OK;
@@ -145,13 +148,37 @@ static upg_status expect_width(const verifier *v, uint16_t slot, uint32_t width,
     return UPG_OK;
 }
 
+/* What an op without matrices reads and writes, in elements. Those that take any width write as
+ * many as they read. */
+static uint32_t width_of_plain(const verifier *v)
+{
+    const upg_model_config *c = &v->program->weights->config;
+    const upg_slot         *slots = v->program->slots;
+    uint32_t                q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+
+    if (v->signature.has_vector)
+        return c->hidden;
+    switch (v->op->code) {
+    case UPG_OP_PREPARE:
+    case UPG_OP_ADD:
+    case UPG_OP_SWIGLU:
+        return slots[v->op->in].width;
+    case UPG_OP_ROPE:
+        return slots[v->op->in].width == kv ? kv : q;
+    case UPG_OP_APPEND_KEY:
+    case UPG_OP_APPEND_VALUE:
+        return kv;
+    default:
+        return q;
+    }
+}
+
 /* Rule 2 for the slots. Only what the matrices and the config say counts. */
 static upg_status check_widths(const verifier *v)
 {
-    const upg_model_config *c = &v->program->weights->config;
-    const upg_op           *op = v->op;
-    uint32_t                in, out;
-    upg_status              st;
+    const upg_op *op = v->op;
+    uint32_t      in, out;
+    upg_status    st;
 
     if (op->code == UPG_OP_EMBED) {
         in = 0;
@@ -160,7 +187,7 @@ static upg_status check_widths(const verifier *v)
         in = op->w[0]->n_cols;
         out = op->w[0]->n_rows;
     } else {
-        in = out = v->signature.has_vector ? c->hidden : c->n_heads * c->head_dim;
+        in = out = width_of_plain(v);
     }
     if (op->in != UPG_NO_SLOT)
         UPG_TRY(expect_width(v, op->in, in, "the input"));
@@ -212,15 +239,19 @@ static upg_status write_slot(verifier *v, uint16_t slot)
 
 static upg_status follow_kv(verifier *v)
 {
-    if (v->signature.reads_kv) {
-        if (v->kv[v->op->layer] == SLOT_EMPTY)
+    const bool  appends[2] = { v->signature.appends_k, v->signature.appends_v };
+    slot_state *kv = v->kv + (size_t)2 * v->op->layer;
+
+    for (int i = 0; i < 2 && v->signature.reads_kv; i++) {
+        if (kv[i] == SLOT_EMPTY)
             return FAIL(v, "the KV cache is read before this layer appended to it");
-        v->kv[v->op->layer] = SLOT_READ;
+        kv[i] = SLOT_READ;
     }
-    if (v->signature.appends_kv) {
-        if (v->kv[v->op->layer] != SLOT_EMPTY)
+    for (int i = 0; i < 2; i++) {
+        if (appends[i] && kv[i] != SLOT_EMPTY)
             return FAIL(v, "this layer appends to the KV cache a second time");
-        v->kv[v->op->layer] = SLOT_WRITTEN;
+        if (appends[i])
+            kv[i] = SLOT_WRITTEN;
     }
     return UPG_OK;
 }
@@ -324,7 +355,7 @@ static upg_status check_whole(const verifier *v)
         if (v->slots[s] != SLOT_READ)
             return upg_fail(v->err, UPG_E_INTERNAL, "the last value of slot %u is never read", s);
     for (uint32_t l = 0; l < p->weights->config.n_layers; l++)
-        if (v->kv[l] != SLOT_READ)
+        if (v->kv[2 * l] != SLOT_READ || v->kv[2 * l + 1] != SLOT_READ)
             return upg_fail(v->err, UPG_E_INTERNAL, "layer %u has no attention", l);
     return UPG_OK;
 }
@@ -335,7 +366,7 @@ upg_status upg_program_verify(const upg_program *program, upg_error *err)
     upg_status st;
 
     v.slots = upg_calloc(program->n_slots, sizeof *v.slots, err);
-    v.kv = upg_calloc(program->weights->config.n_layers, sizeof *v.kv, err);
+    v.kv = upg_calloc(program->weights->config.n_layers, 2 * sizeof *v.kv, err);
     UPG_TRY(v.slots && v.kv ? UPG_OK : UPG_E_NOMEM);
     for (v.index = 0; v.index < program->n_ops; v.index++) {
         v.op = &program->ops[v.index];

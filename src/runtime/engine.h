@@ -64,7 +64,7 @@ typedef struct upg_engine_settings {
     uint32_t            threads, verify;
     uint64_t            max_memory;
     const upg_listener *listener;
-    bool                lut8;
+    bool                lut8, unfused;
 } upg_engine_settings;
 
 /** Errors: as upg_model_open. */

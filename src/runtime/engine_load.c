@@ -204,7 +204,8 @@ static upg_status build(const upg_engine_settings *s, upg_model *m, upg_error *e
     upg_status st;
 
     collect_ends(m);
-    UPG_TRY(upg_program_build(m->weights, &m->program, err));
+    UPG_TRY(upg_program_build_as(s->unfused ? UPG_PROGRAM_UNFUSED : UPG_PROGRAM_FUSED, m->weights,
+                                 &m->program, err));
     UPG_TRY(print_program(m, err));
     UPG_TRY(choose_backend(m, s, err));
     UPG_TRY(allocate_space(m, err));

@@ -7,7 +7,7 @@ static uint64_t op_bytes(const upg_session *s, const upg_op *op, const upg_token
     const upg_model *m = s->model;
     uint64_t         bytes = 0;
 
-    if (op->code == UPG_OP_ATTENTION)
+    if (op->code == UPG_OP_ATTENTION || op->code == UPG_OP_ATTEND)
         return upg_kv_layout_make(&m->weights->config, s->cache.layout.type).page_bytes /
                UPG_PAGE_TOKENS / m->weights->config.n_layers * s->length;
     if (op->code == UPG_OP_EMBED)

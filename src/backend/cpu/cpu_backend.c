@@ -24,27 +24,10 @@ static void close_backend(upg_backend *backend)
     upg_free(b);
 }
 
-static bool runs_op(const upg_op *op)
-{
-    switch (op->code) {
-    case UPG_OP_EMBED:
-    case UPG_OP_NORM_PREPARE:
-    case UPG_OP_QKV_ROPE:
-    case UPG_OP_ATTENTION:
-    case UPG_OP_GEMV_ADD:
-    case UPG_OP_GATE_UP:
-    case UPG_OP_LOGITS:
-        return true;
-    case UPG_OP_COUNT:
-        break;
-    }
-    return false;
-}
-
 static upg_status check_program(const upg_program *program, upg_error *err)
 {
     for (uint32_t i = 0; i < program->n_ops; i++)
-        if (!runs_op(&program->ops[i]))
+        if (!upg_cpu_runs_op(program->ops[i].code))
             return upg_fail(err, UPG_E_UNSUPPORTED, "the cpu backend has no op %s (op %u)",
                             upg_op_name(program->ops[i].code), i);
     return UPG_OK;

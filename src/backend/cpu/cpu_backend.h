@@ -185,6 +185,8 @@ const float *upg_cpu_kv_scales(const upg_kv_layout *layout, const uint8_t *part)
 /* ---- cpu_ops.c ----------------------------------------------------------------------------------
  */
 
+/** Whether it can run ops of this code. */
+bool upg_cpu_runs_op(upg_opcode code);
 /** Runs one op for the batch. */
 void upg_cpu_run_op(cpu_backend *b, const upg_op *op, const upg_batch *batch);
 

@@ -65,49 +65,67 @@ static void embed_row(void *context, size_t row, uint32_t worker)
 /* ---- NORM_PREPARE -----------------------------------------------------------------------------
  */
 
-static void norm_row(void *context, size_t row, uint32_t worker)
+static void norm(const op_run *run, size_t row, float *out)
 {
-    const op_run *run = context;
-    cpu_backend  *b = run->b;
-    uint32_t      n = run->op->v->n;
-    const float  *x = slot_row(b, run->op->in, row), *weight = run->op->v->values;
-    float        *out = scratch_row(b, 0, row), inverse;
-    double        squares = b->kernels.sum_squares(n, x);
+    cpu_backend *b = run->b;
+    uint32_t     n = run->op->v->n;
+    const float *x = slot_row(b, run->op->in, row), *weight = run->op->v->values;
+    double       squares = b->kernels.sum_squares(n, x);
+    float        inverse;
 
-    (void)worker;
     if (!isfinite(squares))
         mark_bad(b);
     inverse = (float)(1.0 / sqrt(squares / n + (double)b->program->weights->config.norm_eps));
     for (uint32_t j = 0; j < n; j++)
         out[j] = x[j] * inverse * weight[j];
-    upg_cpu_prepare_row(b, run->op->out, (uint32_t)row, out);
+}
+
+static void norm_prepare_row(void *context, size_t row, uint32_t worker)
+{
+    const op_run *run = context;
+    float        *out = scratch_row(run->b, 0, row);
+
+    (void)worker;
+    norm(run, row, out);
+    upg_cpu_prepare_row(run->b, run->op->out, (uint32_t)row, out);
 }
 
 /* ---- QKV_ROPE ---------------------------------------------------------------------------------
  */
 
-static void rope_row(void *context, size_t row, uint32_t worker)
+/* Turns heads by the angles of the row's position. */
+static void turn_heads(const op_run *run, size_t row, uint32_t n_heads, float *x)
+{
+    const upg_model_config *c = &run->b->program->weights->config;
+    size_t                  half = c->rope.rotary_dims / 2;
+
+    for (uint32_t h = 0; h < n_heads; h++)
+        upg_rope_turn(c->rope.rotary_dims, run->b->cosine + row * half, run->b->sine + row * half,
+                      x + (size_t)h * c->head_dim);
+}
+
+/* Appends the keys or values (v = 0, 1) of all heads. */
+static void append(const op_run *run, size_t row, uint32_t v, const float *x)
+{
+    const upg_model_config *c = &run->b->program->weights->config;
+    const upg_batch_row    *at = &run->batch->rows[row];
+
+    for (uint32_t h = 0; h < c->n_kv_heads; h++)
+        upg_cpu_kv_store(run->b, run->batch->kv_layout, at->kv, at->position, run->op->layer, h, v,
+                         x + (size_t)h * c->head_dim);
+}
+
+static void qkv_rope_row(void *context, size_t row, uint32_t worker)
 {
     const op_run           *run = context;
     cpu_backend            *b = run->b;
     const upg_model_config *c = &b->program->weights->config;
-    const upg_batch_row    *at = &run->batch->rows[row];
-    size_t                  half = c->rope.rotary_dims / 2;
-    const float            *cosine = b->cosine + row * half, *sine = b->sine + row * half;
-    float                  *q = slot_row(b, run->op->out, row), *k = scratch_row(b, 0, row);
-    float                  *v = scratch_row(b, 1, row);
 
     (void)worker;
-    for (uint32_t h = 0; h < c->n_heads; h++)
-        upg_rope_turn(c->rope.rotary_dims, cosine, sine, q + (size_t)h * c->head_dim);
-    for (uint32_t h = 0; h < c->n_kv_heads; h++) {
-        float *key = k + (size_t)h * c->head_dim;
-
-        upg_rope_turn(c->rope.rotary_dims, cosine, sine, key);
-        upg_cpu_kv_store(b, run->batch->kv_layout, at->kv, at->position, run->op->layer, h, 0, key);
-        upg_cpu_kv_store(b, run->batch->kv_layout, at->kv, at->position, run->op->layer, h, 1,
-                         v + (size_t)h * c->head_dim);
-    }
+    turn_heads(run, row, c->n_heads, slot_row(b, run->op->out, row));
+    turn_heads(run, row, c->n_kv_heads, scratch_row(b, 0, row));
+    append(run, row, 0, scratch_row(b, 0, row));
+    append(run, row, 1, scratch_row(b, 1, row));
 }
 
 static void run_qkv(op_run *run)
@@ -121,7 +139,7 @@ static void run_qkv(op_run *run)
         b->outputs[2][i] = scratch_row(b, 1, i);
     }
     upg_cpu_product(b, run->op, 0, n, false);
-    upg_pool_run(b->pool, n, rope_row, run);
+    upg_pool_run(b->pool, n, qkv_rope_row, run);
 }
 
 /* ---- ATTENTION, GATE_UP -------------------------------------------------------------------------
@@ -157,14 +175,16 @@ static void run_gate_up(op_run *run)
     upg_pool_run(b->pool, run->batch->n_rows, swiglu_row, run);
 }
 
-/* ---- GEMV_ADD, LOGITS ---------------------------------------------------------------------------
+/* ---- GEMV_ADD, GEMV, LOGITS
+ * ---------------------------------------------------------------------------
  */
 
-static void run_gemv_add(op_run *run)
+/* Into the output slot, or onto it. */
+static void run_gemv(op_run *run, bool add)
 {
     for (uint32_t i = 0; i < run->batch->n_rows; i++)
         run->b->outputs[0][i] = slot_row(run->b, run->op->out, i);
-    upg_cpu_product(run->b, run->op, 0, run->batch->n_rows, true);
+    upg_cpu_product(run->b, run->op, 0, run->batch->n_rows, add);
 }
 
 static void check_logits_row(void *context, size_t row, uint32_t worker)
@@ -192,27 +212,130 @@ static void run_logits(op_run *run)
     upg_pool_run(run->b->pool, n_rows, check_logits_row, run);
 }
 
+/* ---- ops of unfused programs ------------------------------------------------------------------
+ */
+
+static uint32_t out_width(const op_run *run)
+{
+    return run->b->program->slots[run->op->out].width;
+}
+
+static void norm_row(void *context, size_t row, uint32_t worker)
+{
+    const op_run *run = context;
+
+    (void)worker;
+    norm(run, row, slot_row(run->b, run->op->out, row));
+}
+
+static void prepare_row(void *context, size_t row, uint32_t worker)
+{
+    const op_run *run = context;
+    float        *x = scratch_row(run->b, 0, row);
+
+    (void)worker;
+    memcpy(x, slot_row(run->b, run->op->in, row), out_width(run) * sizeof *x);
+    upg_cpu_prepare_row(run->b, run->op->out, (uint32_t)row, x);
+}
+
+static void rope_row(void *context, size_t row, uint32_t worker)
+{
+    const op_run *run = context;
+    uint32_t      width = out_width(run);
+    float        *x = slot_row(run->b, run->op->out, row);
+
+    (void)worker;
+    memcpy(x, slot_row(run->b, run->op->in, row), width * sizeof *x);
+    turn_heads(run, row, width / run->b->program->weights->config.head_dim, x);
+}
+
+static void append_row(void *context, size_t row, uint32_t worker)
+{
+    const op_run *run = context;
+
+    (void)worker;
+    append(run, row, run->op->code == UPG_OP_APPEND_VALUE, slot_row(run->b, run->op->in, row));
+}
+
+static void take_scratch_row(void *context, size_t row, uint32_t worker)
+{
+    const op_run *run = context;
+
+    (void)worker;
+    memcpy(slot_row(run->b, run->op->out, row), scratch_row(run->b, 0, row),
+           out_width(run) * sizeof(float));
+}
+
+static void add_row(void *context, size_t row, uint32_t worker)
+{
+    const op_run *run = context;
+    float        *sum = slot_row(run->b, run->op->out, row);
+    const float  *x = slot_row(run->b, run->op->in, row);
+
+    (void)worker;
+    for (uint32_t j = 0; j < out_width(run); j++)
+        sum[j] += x[j];
+}
+
+static void swiglu_in_place_row(void *context, size_t row, uint32_t worker)
+{
+    const op_run *run = context;
+    float        *gate = slot_row(run->b, run->op->out, row);
+
+    (void)worker;
+    run->b->kernels.swiglu(out_width(run), gate, slot_row(run->b, run->op->in, row), gate);
+}
+
+/* ---- all ops ----------------------------------------------------------------------------------
+ */
+
+/* Ops whose rows are all there is to them. */
+static void (*const row_ops[UPG_OP_COUNT])(void *context, size_t row, uint32_t worker) = {
+    [UPG_OP_EMBED] = embed_row,
+    [UPG_OP_NORM_PREPARE] = norm_prepare_row,
+    [UPG_OP_NORM] = norm_row,
+    [UPG_OP_PREPARE] = prepare_row,
+    [UPG_OP_ROPE] = rope_row,
+    [UPG_OP_APPEND_KEY] = append_row,
+    [UPG_OP_APPEND_VALUE] = append_row,
+    [UPG_OP_ADD] = add_row,
+    [UPG_OP_SWIGLU] = swiglu_in_place_row,
+};
+
+bool upg_cpu_runs_op(upg_opcode code)
+{
+    switch (code) {
+    case UPG_OP_QKV_ROPE:
+    case UPG_OP_ATTENTION:
+    case UPG_OP_GEMV_ADD:
+    case UPG_OP_GATE_UP:
+    case UPG_OP_LOGITS:
+    case UPG_OP_GEMV:
+    case UPG_OP_ATTEND:
+        return true;
+    default:
+        return (unsigned)code < UPG_OP_COUNT && row_ops[code] != NULL;
+    }
+}
+
 void upg_cpu_run_op(cpu_backend *b, const upg_op *op, const upg_batch *batch)
 {
     op_run run = { b, op, batch };
 
     b->fast = batch->fast && b->kernels.fast_i8 && op->code != UPG_OP_LOGITS;
     switch (op->code) {
-    case UPG_OP_EMBED:
-        upg_pool_run(b->pool, batch->n_rows, embed_row, &run);
-        break;
-    case UPG_OP_NORM_PREPARE:
-        upg_pool_run(b->pool, batch->n_rows, norm_row, &run);
-        break;
     case UPG_OP_QKV_ROPE:
         run_qkv(&run);
         break;
     case UPG_OP_ATTENTION:
+    case UPG_OP_ATTEND:
         upg_cpu_attention(b, batch, op->layer, op->in);
-        upg_pool_run(b->pool, batch->n_rows, prepare_scratch_row, &run);
+        upg_pool_run(b->pool, batch->n_rows,
+                     op->code == UPG_OP_ATTEND ? take_scratch_row : prepare_scratch_row, &run);
         break;
     case UPG_OP_GEMV_ADD:
-        run_gemv_add(&run);
+    case UPG_OP_GEMV:
+        run_gemv(&run, op->code == UPG_OP_GEMV_ADD);
         break;
     case UPG_OP_GATE_UP:
         run_gate_up(&run);
@@ -220,7 +343,7 @@ void upg_cpu_run_op(cpu_backend *b, const upg_op *op, const upg_batch *batch)
     case UPG_OP_LOGITS:
         run_logits(&run);
         break;
-    case UPG_OP_COUNT:
-        break;
+    default: /* upg_cpu_runs_op has said that there is one */
+        upg_pool_run(b->pool, batch->n_rows, row_ops[op->code], &run);
     }
 }

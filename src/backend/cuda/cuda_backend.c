@@ -206,7 +206,11 @@ static upg_status check_program(const cuda_backend *b, upg_error *err)
         return upg_fail(err, UPG_E_UNSUPPORTED,
                         "a width of %u: a vector must fit %u KiB of the GPU's shared memory",
                         widest, b->shared_limit / 1024);
-    for (uint32_t i = 0; i < b->program->n_ops; i++)
+    for (uint32_t i = 0; i < b->program->n_ops; i++) {
+        if (upg_op_is_plain(b->program->ops[i].code))
+            return upg_fail(err, UPG_E_UNSUPPORTED,
+                            "op %u, %s: the cuda backend runs fused programs only", i,
+                            upg_op_name(b->program->ops[i].code));
         for (uint32_t w = 0; w < 3 && b->program->ops[i].w[w] != NULL; w++) {
             const upg_matrix *m = b->program->ops[i].w[w];
 
@@ -216,6 +220,7 @@ static upg_status check_program(const cuda_backend *b, upg_error *err)
                                 "--device cpu",
                                 m->name);
         }
+    }
     return UPG_OK;
 }
 

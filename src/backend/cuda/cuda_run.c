@@ -300,7 +300,7 @@ static int run_op(cuda_backend *b, const upg_op *op, const upg_batch *batch)
         return run_gate_up(b, op, batch);
     case UPG_OP_LOGITS:
         return run_logits(b, op, batch);
-    case UPG_OP_COUNT:
+    default: /* of unfused programs: refused at open */
         break;
     }
     return cudaErrorUnknown;

@@ -359,8 +359,7 @@ static void add_op(planner *p, const upg_op *op, const cuda_op *bound, uint32_t 
         add_from_residual(p, op, bound);
         add_logits(p, op);
         break;
-    case UPG_OP_EMBED:
-    case UPG_OP_COUNT:
+    default: /* EMBED comes before; plain ops are refused at open */
         break;
     }
 }

@@ -77,5 +77,13 @@ upg_status upg_ref_attention(upg_ref *, const upg_op *, const upg_batch *, upg_e
 upg_status upg_ref_gemv_add(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
 upg_status upg_ref_gate_up(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
 upg_status upg_ref_logits(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
+upg_status upg_ref_norm(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
+upg_status upg_ref_prepare_op(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
+upg_status upg_ref_gemv(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
+upg_status upg_ref_rope(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
+upg_status upg_ref_append(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
+upg_status upg_ref_attend(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
+upg_status upg_ref_add(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
+upg_status upg_ref_swiglu(upg_ref *, const upg_op *, const upg_batch *, upg_error *);
 
 #endif

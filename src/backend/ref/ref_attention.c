@@ -4,6 +4,7 @@
  * once for all of them. The query at position i sees i − window + 1 … i, or 0 … i without a
  * window. */
 #include <math.h>
+#include <string.h>
 
 #include "backend/ref/ref.h"
 
@@ -91,10 +92,12 @@ static void attend_run(upg_ref *ref, const upg_op *op, const upg_batch *batch, r
     }
 }
 
-upg_status upg_ref_attention(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+/* Results of all rows in temp[0]. */
+static upg_status attend_all(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
 {
-    row_run    run = { 0, 0 };
-    upg_status st = UPG_OK;
+    const upg_model_config *c = &ref->program->weights->config;
+    row_run                 run = { 0, 0 };
+    upg_status              st = UPG_OK;
 
     for (; run.begin < batch->n_rows; run.begin = run.end) {
         run.end = run.begin + 1;
@@ -102,12 +105,28 @@ upg_status upg_ref_attention(upg_ref *ref, const upg_op *op, const upg_batch *ba
             run.end++;
         attend_run(ref, op, batch, run);
     }
-    for (uint32_t m = 0; m < batch->n_rows; m++) {
-        float *x = upg_ref_temp_row(ref, 0, m);
-
-        UPG_TRY(upg_ref_check_finite(op, m, x, ref->program->slots[op->out].width, err));
-        upg_ref_prepare(ref, op->out, m, x);
-    }
+    for (uint32_t m = 0; m < batch->n_rows; m++)
+        UPG_TRY(upg_ref_check_finite(op, m, upg_ref_temp_row(ref, 0, m), c->n_heads * c->head_dim,
+                                     err));
 out:
+    return st;
+}
+
+upg_status upg_ref_attention(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+{
+    upg_status st = attend_all(ref, op, batch, err);
+
+    for (uint32_t m = 0; m < batch->n_rows && st == UPG_OK; m++)
+        upg_ref_prepare(ref, op->out, m, upg_ref_temp_row(ref, 0, m));
+    return st;
+}
+
+upg_status upg_ref_attend(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+{
+    size_t     bytes = ref->program->slots[op->out].width * sizeof(float);
+    upg_status st = attend_all(ref, op, batch, err);
+
+    for (uint32_t m = 0; m < batch->n_rows && st == UPG_OK; m++)
+        memcpy(upg_ref_slot_row(ref, op->out, m), upg_ref_temp_row(ref, 0, m), bytes);
     return st;
 }

@@ -6,10 +6,22 @@
 #include "base/clock.h"
 
 static const upg_ref_op ops[UPG_OP_COUNT] = {
-    [UPG_OP_EMBED] = upg_ref_embed,       [UPG_OP_NORM_PREPARE] = upg_ref_norm_prepare,
-    [UPG_OP_QKV_ROPE] = upg_ref_qkv_rope, [UPG_OP_ATTENTION] = upg_ref_attention,
-    [UPG_OP_GEMV_ADD] = upg_ref_gemv_add, [UPG_OP_GATE_UP] = upg_ref_gate_up,
+    [UPG_OP_EMBED] = upg_ref_embed,
+    [UPG_OP_NORM_PREPARE] = upg_ref_norm_prepare,
+    [UPG_OP_QKV_ROPE] = upg_ref_qkv_rope,
+    [UPG_OP_ATTENTION] = upg_ref_attention,
+    [UPG_OP_GEMV_ADD] = upg_ref_gemv_add,
+    [UPG_OP_GATE_UP] = upg_ref_gate_up,
     [UPG_OP_LOGITS] = upg_ref_logits,
+    [UPG_OP_NORM] = upg_ref_norm,
+    [UPG_OP_PREPARE] = upg_ref_prepare_op,
+    [UPG_OP_GEMV] = upg_ref_gemv,
+    [UPG_OP_ROPE] = upg_ref_rope,
+    [UPG_OP_APPEND_KEY] = upg_ref_append,
+    [UPG_OP_APPEND_VALUE] = upg_ref_append,
+    [UPG_OP_ATTEND] = upg_ref_attend,
+    [UPG_OP_ADD] = upg_ref_add,
+    [UPG_OP_SWIGLU] = upg_ref_swiglu,
 };
 
 static void close_ref(upg_backend *backend)

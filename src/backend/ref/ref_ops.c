@@ -1,5 +1,6 @@
 /* ref_ops.c: the ops but attention, as Hugging Face's Phi-3 model computes them. */
 #include <math.h>
+#include <string.h>
 
 #include "backend/ref/ref.h"
 
@@ -214,6 +215,114 @@ upg_status upg_ref_logits(upg_ref *ref, const upg_op *op, const upg_batch *batch
     for (uint32_t m = 0; m < batch->n_rows; m++)
         if (ref->outputs[m])
             UPG_TRY(upg_ref_check_finite(op, m, ref->outputs[m], op->w[0]->n_rows, err));
+out:
+    return st;
+}
+
+/* ---- ops of unfused programs ------------------------------------------------------------------
+ */
+
+upg_status upg_ref_norm(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+{
+    float      eps = ref->program->weights->config.norm_eps;
+    upg_status st = UPG_OK;
+
+    for (uint32_t m = 0; m < batch->n_rows; m++) {
+        float *y = upg_ref_slot_row(ref, op->out, m);
+
+        rms_norm(upg_ref_slot_row(ref, op->in, m), op->v, eps, y);
+        UPG_TRY(upg_ref_check_finite(op, m, y, op->v->n, err));
+    }
+out:
+    return st;
+}
+
+upg_status upg_ref_prepare_op(upg_ref *ref, const upg_op *op, const upg_batch *batch,
+                              upg_error *err)
+{
+    uint32_t n = ref->program->slots[op->out].width;
+
+    (void)err;
+    for (uint32_t m = 0; m < batch->n_rows; m++) {
+        float *x = upg_ref_temp_row(ref, 0, m);
+
+        memcpy(x, upg_ref_slot_row(ref, op->in, m), n * sizeof *x);
+        upg_ref_prepare(ref, op->out, m, x);
+    }
+    return UPG_OK;
+}
+
+upg_status upg_ref_gemv(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+{
+    upg_status st = UPG_OK;
+
+    for (uint32_t m = 0; m < batch->n_rows; m++)
+        ref->outputs[m] = upg_ref_slot_row(ref, op->out, m);
+    upg_ref_multiply(ref, op->w[0], op->in, batch->n_rows);
+    for (uint32_t m = 0; m < batch->n_rows; m++)
+        UPG_TRY(upg_ref_check_finite(op, m, ref->outputs[m], op->w[0]->n_rows, err));
+out:
+    return st;
+}
+
+upg_status upg_ref_rope(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+{
+    uint32_t   n = ref->program->slots[op->out].width;
+    upg_status st = UPG_OK;
+
+    for (uint32_t m = 0; m < batch->n_rows; m++) {
+        float *x = upg_ref_slot_row(ref, op->out, m);
+
+        memcpy(x, upg_ref_slot_row(ref, op->in, m), n * sizeof *x);
+        fill_angles(ref, &batch->rows[m]);
+        rotate_heads(ref, x, n / ref->program->weights->config.head_dim);
+        UPG_TRY(upg_ref_check_finite(op, m, x, n, err));
+    }
+out:
+    return st;
+}
+
+upg_status upg_ref_append(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+{
+    upg_status st = UPG_OK;
+
+    for (uint32_t m = 0; m < batch->n_rows; m++)
+        UPG_TRY(append_kv(op, batch, m, op->code == UPG_OP_APPEND_VALUE,
+                          upg_ref_slot_row(ref, op->in, m), err));
+out:
+    return st;
+}
+
+upg_status upg_ref_add(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+{
+    uint32_t   n = ref->program->slots[op->out].width;
+    upg_status st = UPG_OK;
+
+    for (uint32_t m = 0; m < batch->n_rows; m++) {
+        float       *a = upg_ref_slot_row(ref, op->out, m);
+        const float *y = upg_ref_slot_row(ref, op->in, m);
+
+        for (uint32_t j = 0; j < n; j++)
+            a[j] += y[j];
+        UPG_TRY(upg_ref_check_finite(op, m, a, n, err));
+    }
+out:
+    return st;
+}
+
+upg_status upg_ref_swiglu(upg_ref *ref, const upg_op *op, const upg_batch *batch, upg_error *err)
+{
+    uint32_t   n = ref->program->slots[op->out].width;
+    upg_status st = UPG_OK;
+
+    for (uint32_t m = 0; m < batch->n_rows; m++) {
+        float       *gate = upg_ref_slot_row(ref, op->out, m);
+        const float *up = upg_ref_slot_row(ref, op->in, m);
+
+        for (uint32_t j = 0; j < n; j++)
+            gate[j] = silu(gate[j]) * up[j];
+        UPG_TRY(upg_ref_check_finite(op, m, gate, n, err));
+    }
 out:
     return st;
 }

@@ -45,5 +45,10 @@ ops = [e for e in events if e["tid"] == 2]
 print(len(tokens), len(ops), ops[0]["name"], ops[-1]["name"], sorted({e["args"]["layer"] for e in ops}))
 print(all(e["ph"] == "X" and e["dur"] >= 0 for e in events), ops[-1]["ts"] + ops[-1]["dur"] > ops[0]["ts"])'
 upg bench micro.upg --trace trace.json -n 2 -t 1 | head -1
+# Plain ops: 21 for a layer and 4 outside them where the fused program has 7 and 3.
+upg bench micro.upg --trace trace.json -n 2 -t 1 --unfused --json | python3 -c 'import json, sys
+result = json.load(sys.stdin)
+print(result["ops_per_layer"], result["ops_outside"], sum(op["per_token"] for op in result["ops"]))'
+try upg bench table --unfused
 try upg bench micro.upg --trace missing/trace.json -n 2
 try upg bench micro.upg --trace trace.json -n 0

@@ -16,3 +16,8 @@ upg inspect micro.upg | sed -n '1p;/^parameters/p' | tr -s ' '
 upg inspect data/phi4-micro | sed -n 2p
 upg inspect micro.upg --program | grep -c . >lines
 [ "$(cat lines)" -gt 20 ] && echo "program: printed"
+# The plain form: more ops, each of one kind, among them none that is fused.
+upg inspect micro.upg --program --unfused >plain || exit
+[ "$(grep -c . plain)" -gt "$(cat lines)" ] && echo "program: more ops when plain"
+grep -oE "^[0-9]+ +[A-Z_]+ +layer [01] " plain | awk '{ print $2 }' | head -23 | paste -sd' '
+try upg inspect micro.upg --unfused

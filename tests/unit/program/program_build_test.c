@@ -52,6 +52,43 @@ static void ops_stand_in_order(void **state)
     test_model_close(&m);
 }
 
+/* An unfused program: 21 ops a layer, each of one kind, and EMBED and LOGITS as ever. */
+static void plain_ops_stand_in_order(void **state)
+{
+    const upg_opcode layer[] = { UPG_OP_NORM,    UPG_OP_PREPARE,    UPG_OP_GEMV,
+                                 UPG_OP_GEMV,    UPG_OP_GEMV,       UPG_OP_ROPE,
+                                 UPG_OP_ROPE,    UPG_OP_APPEND_KEY, UPG_OP_APPEND_VALUE,
+                                 UPG_OP_ATTEND,  UPG_OP_PREPARE,    UPG_OP_GEMV,
+                                 UPG_OP_ADD,     UPG_OP_NORM,       UPG_OP_PREPARE,
+                                 UPG_OP_GEMV,    UPG_OP_GEMV,       UPG_OP_SWIGLU,
+                                 UPG_OP_PREPARE, UPG_OP_GEMV,       UPG_OP_ADD };
+    enum { N = sizeof layer / sizeof layer[0] };
+    test_model    m;
+    upg_program  *plain;
+    const upg_op *op;
+
+    (void)state;
+    make(2, true, &m);
+    OK(upg_program_build_as(UPG_PROGRAM_UNFUSED, m.weights, &plain, &err));
+    assert_int_equal(plain->n_ops, 4 + 2 * N);
+    assert_int_equal(plain->n_slots, 3 + 2 * 16);
+    op = plain->ops;
+    assert_int_equal(op++->code, UPG_OP_EMBED);
+    for (uint32_t l = 0; l < 2; l++)
+        for (uint32_t i = 0; i < N; i++, op++) {
+            assert_int_equal(op->code, layer[i]);
+            assert_int_equal(op->layer, l);
+            assert_true(upg_op_is_plain(op->code));
+        }
+    assert_int_equal(op++->code, UPG_OP_NORM);
+    assert_int_equal(op++->code, UPG_OP_PREPARE);
+    assert_int_equal(op->code, UPG_OP_LOGITS);
+    for (uint32_t i = 0; i < m.program->n_ops; i++)
+        assert_false(upg_op_is_plain(m.program->ops[i].code));
+    upg_program_close(plain);
+    test_model_close(&m);
+}
+
 static void preparations_follow_the_matrices(void **state)
 {
     test_model m;
@@ -204,18 +241,22 @@ static void signatures_are_read(void **state)
     upg_op_signature s = upg_op_signature_of(UPG_OP_QKV_ROPE);
 
     (void)state;
-    assert_true(s.out == 'a' && s.in == 'p' && s.n_matrices == 3 && s.appends_kv);
+    assert_true(s.out == 'a' && s.in == 'p' && s.n_matrices == 3 && s.appends_k && s.appends_v);
     assert_false(s.reads_kv || s.accumulates || s.has_vector);
     s = upg_op_signature_of(UPG_OP_GEMV_ADD);
     assert_true(s.out == 'a' && s.in == 'p' && s.n_matrices == 1 && s.accumulates);
     s = upg_op_signature_of(UPG_OP_ATTENTION);
-    assert_true(s.out == 'p' && s.in == 'a' && s.n_matrices == 0 && s.reads_kv && !s.appends_kv);
+    assert_true(s.out == 'p' && s.in == 'a' && s.n_matrices == 0 && s.reads_kv && !s.appends_k);
     s = upg_op_signature_of(UPG_OP_LOGITS);
     assert_true(s.out == 'l' && s.in == 'p' && s.n_matrices == 1);
     s = upg_op_signature_of(UPG_OP_EMBED);
     assert_true(s.out == 'a' && s.in == 't' && s.n_matrices == 1);
     s = upg_op_signature_of(UPG_OP_NORM_PREPARE);
     assert_true(s.out == 'p' && s.in == 'a' && s.has_vector);
+    s = upg_op_signature_of(UPG_OP_APPEND_VALUE);
+    assert_true(!s.out && s.in == 'a' && s.appends_v && !s.appends_k && !s.accumulates);
+    s = upg_op_signature_of(UPG_OP_SWIGLU);
+    assert_true(s.out == 'a' && s.in == 'a' && s.accumulates);
     assert_string_equal(upg_op_name(UPG_OP_GATE_UP), "GATE_UP");
     assert_string_equal(upg_op_name(UPG_OP_COUNT), "?");
 }
@@ -244,6 +285,32 @@ static const char expected_text[] =
     " 2.5+4+3.5\n"
     "8      NORM_PREPARE  layer 1   s6 < s0 model.norm.weight [64]\n"
     "9      LOGITS        layer 1   logits < s6 lm_head.weight [320][64] BF16\n";
+
+static const char plain_text[] =
+    "8      APPEND_KEY    layer 0   k < s7\n"
+    "9      APPEND_VALUE  layer 0   v < s5\n"
+    "10     ATTEND        layer 0   s8 < s6 kv\n"
+    "11     PREPARE       layer 0   s9 < s8\n"
+    "12     GEMV          layer 0   s10 < s9 model.layers.0.self_attn.o_proj.weight [64][64] BF16\n"
+    "13     ADD           layer 0   s0 < s0 s10\n"
+    "14     NORM          layer 0   s11 < s0 model.layers.0.post_attention_layernorm.weight [64]\n";
+
+static void prints_plain_ops(void **state)
+{
+    test_model   m;
+    upg_program *plain;
+    upg_buffer   text;
+
+    (void)state;
+    make(1, false, &m);
+    OK(upg_program_build_as(UPG_PROGRAM_UNFUSED, m.weights, &plain, &err));
+    upg_buffer_init(&text, 1 << 20);
+    OK(upg_program_print(plain, &text, &err));
+    assert_non_null(strstr(text.data, plain_text));
+    upg_buffer_deinit(&text);
+    upg_program_close(plain);
+    test_model_close(&m);
+}
 
 static void prints(void **state)
 {
@@ -275,7 +342,8 @@ static void out_of_memory(void **state)
     make(1, false, &m);
     for (; st != UPG_OK && n < 100; n++) {
         upg_alloc_fail_after(n);
-        st = upg_program_build(m.weights, &program, &err);
+        st = upg_program_build_as(n % 2 ? UPG_PROGRAM_UNFUSED : UPG_PROGRAM_FUSED, m.weights,
+                                  &program, &err);
         assert_true(st == UPG_OK ? program != NULL : st == UPG_E_NOMEM && program == NULL);
     }
     upg_alloc_fail_after(UINT64_MAX);
@@ -290,6 +358,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ops_stand_in_order),
+        cmocka_unit_test(plain_ops_stand_in_order),
         cmocka_unit_test(preparations_follow_the_matrices),
         cmocka_unit_test(outliers_keep_the_plain_vector),
         cmocka_unit_test(kinds_may_mix),
@@ -299,6 +368,7 @@ int main(void)
         cmocka_unit_test(plans_random_ranges),
         cmocka_unit_test(signatures_are_read),
         cmocka_unit_test(prints),
+        cmocka_unit_test(prints_plain_ops),
         cmocka_unit_test(out_of_memory),
     };
 

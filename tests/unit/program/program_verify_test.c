@@ -12,7 +12,7 @@
 #include "program/op_table.h"
 #include "support/coded_model.h"
 
-enum { MAX_OPS = 32, MAX_SLOTS = 32, N_LAYERS = 2 };
+enum { MAX_OPS = 64, MAX_SLOTS = 64, N_LAYERS = 2 };
 
 /* Indices in a program of two layers. */
 enum {
@@ -30,6 +30,23 @@ enum {
     N_OPS
 };
 
+/* The first ops of an unfused one. */
+enum {
+    PLAIN_NORM = 1,
+    PLAIN_PREPARE,
+    PLAIN_Q,
+    PLAIN_K,
+    PLAIN_V,
+    PLAIN_ROPE_Q,
+    PLAIN_ROPE_K,
+    PLAIN_APPEND_K,
+    PLAIN_APPEND_V,
+    PLAIN_ATTEND,
+    PLAIN_ADD = 13,
+    PLAIN_SWIGLU = 18,
+    PLAIN_HEAD_PREPARE = 1 + 21 * N_LAYERS + 1
+};
+
 /* A program that may be changed. */
 typedef struct editable {
     upg_program program;
@@ -37,8 +54,9 @@ typedef struct editable {
     upg_slot    slots[MAX_SLOTS];
 } editable;
 
-static test_model model;
-static upg_error  err;
+static test_model   model;
+static upg_program *plain;
+static upg_error    err;
 
 static int open_model(void **state)
 {
@@ -46,27 +64,34 @@ static int open_model(void **state)
 
     (void)state;
     shape.n_layers = N_LAYERS;
-    return test_model_make(&shape, true, 9, &model, &err) == UPG_OK ? 0 : -1;
+    if (test_model_make(&shape, true, 9, &model, &err) != UPG_OK)
+        return -1;
+    return upg_program_build_as(UPG_PROGRAM_UNFUSED, model.weights, &plain, &err) == UPG_OK ? 0
+                                                                                            : -1;
 }
 
 static int close_model(void **state)
 {
     (void)state;
+    upg_program_close(plain);
     test_model_close(&model);
     return 0;
 }
 
-static void copy_program(editable *e)
+static void copy_of(const upg_program *p, editable *e)
 {
-    const upg_program *p = model.program;
-
-    assert_int_equal(p->n_ops, N_OPS);
-    assert_true(p->n_slots <= MAX_SLOTS);
+    assert_true(p->n_ops <= MAX_OPS && p->n_slots <= MAX_SLOTS);
     e->program = *p;
     memcpy(e->ops, p->ops, p->n_ops * sizeof *p->ops);
     memcpy(e->slots, p->slots, p->n_slots * sizeof *p->slots);
     e->program.ops = e->ops;
     e->program.slots = e->slots;
+}
+
+static void copy_program(editable *e)
+{
+    assert_int_equal(model.program->n_ops, N_OPS);
+    copy_of(model.program, e);
 }
 
 static void refused(const editable *e, const char *words)
@@ -82,6 +107,15 @@ static void refused(const editable *e, const char *words)
     do {                                                                                           \
         editable e;                                                                                \
         copy_program(&e);                                                                          \
+        assert_int_equal(upg_program_verify(&e.program, &err), UPG_OK);                            \
+        change;                                                                                    \
+        refused(&e, words);                                                                        \
+    } while (0)
+
+#define BROKEN_PLAIN(change, words)                                                                \
+    do {                                                                                           \
+        editable e;                                                                                \
+        copy_of(plain, &e);                                                                        \
         assert_int_equal(upg_program_verify(&e.program, &err), UPG_OK);                            \
         change;                                                                                    \
         refused(&e, words);                                                                        \
@@ -256,12 +290,46 @@ static void memory(void **state)
     BROKEN(e.slots[e.ops[O].in].width = 0, "has width 0");
 }
 
+static void plain_ops(void **state)
+{
+    (void)state;
+    BROKEN_PLAIN(e.ops[PLAIN_Q].w[0] = model.program->ops[EMBED].w[0], "matrix 0 is not one");
+    BROKEN_PLAIN(e.ops[PLAIN_Q].layer = 1, "matrix 0 is not one");
+    BROKEN_PLAIN(e.ops[PLAIN_Q].w[0] = NULL, "op 3 (GEMV, layer 0): matrix 0 is missing");
+    BROKEN_PLAIN(e.ops[PLAIN_PREPARE].out = 0, "the output, slot 0, is of the wrong kind");
+    BROKEN_PLAIN(e.slots[e.ops[PLAIN_PREPARE].out].prepared.rotation.seed++, "is not prepared as");
+    BROKEN_PLAIN(e.slots[e.ops[PLAIN_NORM].out].width++, "op 1 (NORM, layer 0): the output");
+    BROKEN_PLAIN(e.slots[e.ops[PLAIN_PREPARE].out].width--, "op 2 (PREPARE, layer 0): the output");
+    BROKEN_PLAIN(e.slots[e.ops[PLAIN_ROPE_Q].out].width--, "op 6 (ROPE, layer 0): the output");
+    BROKEN_PLAIN(e.ops[PLAIN_ROPE_Q].out = e.ops[PLAIN_ROPE_Q].in, "is both input and output");
+    BROKEN_PLAIN(e.ops[PLAIN_APPEND_K].in = e.ops[PLAIN_ROPE_Q].out,
+                 "op 8 (APPEND_KEY, layer 0): the input");
+    BROKEN_PLAIN(e.ops[PLAIN_APPEND_V].out = 0, "as the output of an op that has none");
+    BROKEN_PLAIN(e.ops[PLAIN_ADD].in = e.ops[PLAIN_SWIGLU].in, "op 13 (ADD, layer 0): the output");
+    BROKEN_PLAIN(e.ops[PLAIN_SWIGLU].in = 0, "op 18 (SWIGLU, layer 0): the output");
+    BROKEN_PLAIN(e.ops[PLAIN_HEAD_PREPARE].layer++, "no such layer");
+}
+
+/* Keys and values are appended once each, before they are read. */
+static void plain_order(void **state)
+{
+    (void)state;
+    BROKEN_PLAIN(swap_ops(&e, PLAIN_PREPARE, PLAIN_Q), "is read before it is written");
+    BROKEN_PLAIN(swap_ops(&e, PLAIN_APPEND_V, PLAIN_ATTEND), "KV cache is read before this layer");
+    BROKEN_PLAIN(swap_ops(&e, PLAIN_APPEND_K, PLAIN_ATTEND), "KV cache is read before this layer");
+    BROKEN_PLAIN({ e.ops[PLAIN_APPEND_V].code = UPG_OP_APPEND_KEY; },
+                 "appends to the KV cache a second time");
+    BROKEN_PLAIN(remove_op(&e, PLAIN_ADD), "is never read");
+    BROKEN_PLAIN(remove_op(&e, PLAIN_ATTEND), "is read before it is written");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(operands),    cmocka_unit_test(matrices),     cmocka_unit_test(shapes),
         cmocka_unit_test(widths),      cmocka_unit_test(preparations), cmocka_unit_test(order),
         cmocka_unit_test(lost_values), cmocka_unit_test(layers),       cmocka_unit_test(memory),
+        cmocka_unit_test(plain_ops),   cmocka_unit_test(plain_order),
     };
 
     return cmocka_run_group_tests(tests, open_model, close_model);
