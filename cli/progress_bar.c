@@ -86,15 +86,53 @@ void cli_progress_text(const upg_progress *now, bool bar, size_t width, char *te
         text[width - 1] = '\0';
 }
 
+/* "layer 3/40", "embedding". */
+static void part_name(const upg_progress *now, char *text, size_t cap)
+{
+    if (now->parts > 1)
+        snprintf(text, cap, "%s %" PRIu32 "/%" PRIu32, now->part, now->part_index, now->parts);
+    else
+        snprintf(text, cap, "%s", now->part);
+}
+
+void cli_part_text(const upg_progress *now, bool bar, size_t width, char *text, size_t cap)
+{
+    char   name[32], drawn[BAR_COLUMNS + 3] = "", percent[16] = "", loss[32] = "";
+    double share = now->part_total ? (double)now->part_done / (double)now->part_total : 0;
+    int    n;
+
+    if (share > 1)
+        share = 1;
+    part_name(now, name, sizeof name);
+    if (bar && now->part_total)
+        bar_text(share, drawn);
+    if (now->part_total)
+        snprintf(percent, sizeof percent, "%s%3.0f %%", bar ? " " : "  ", 100 * share);
+    if (now->loss >= 0)
+        snprintf(loss, sizeof loss, "  loss %.4f", now->loss);
+    n = snprintf(text, cap, bar ? "%-10s %s%s%s" : "%s%s%s%s", name, drawn, percent, loss);
+    if (n > 0 && (size_t)n >= width && width > 0 && width <= cap)
+        text[width - 1] = '\0';
+}
+
+/* The stage, and its part on a line below, which goes when the stage ends. */
 static void draw_bar(cli_progress *progress, const upg_progress *now, bool ended)
 {
     char   line[LINE_BYTES];
     size_t width = terminal_width();
 
-    cli_progress_text(now, true, width < sizeof line ? width : sizeof line, line, sizeof line);
+    width = width < sizeof line ? width : sizeof line;
+    cli_progress_text(now, true, width, line, sizeof line);
     fprintf(stderr, "\r%s\033[K%s", line, ended ? "\n" : "");
+    progress->open_lines = ended ? 0 : 1;
+    if (now->part && ended) {
+        fputs("\033[K", stderr);
+    } else if (now->part) {
+        cli_part_text(now, true, width, line, sizeof line);
+        fprintf(stderr, "\n%s\033[K\033[1A", line);
+        progress->open_lines = 2;
+    }
     fflush(stderr);
-    progress->is_open = !ended;
 }
 
 static void draw_line(cli_progress *progress, const upg_progress *now, bool ended)
@@ -106,7 +144,52 @@ static void draw_line(cli_progress *progress, const upg_progress *now, bool ende
         return;
     progress->last_s = time;
     cli_progress_text(now, false, 0, line, sizeof line);
-    fprintf(stderr, "%s\n", line);
+    fputs(line, stderr);
+    if (now->part && !ended) {
+        cli_part_text(now, false, 0, line, sizeof line);
+        fprintf(stderr, "  %s", line);
+    }
+    fputc('\n', stderr);
+}
+
+/* One line for each part that took a while: what a log of hours is read for. `now` may be of the
+ * next part or the stage's last report: it tells the loss up to there. */
+static void end_part(cli_progress *progress, const upg_progress *now)
+{
+    char   name[32], count[CLI_SIZE_TEXT], loss[32] = "";
+    double seconds = now_s() - progress->part_s;
+
+    if (!progress->part.part || seconds < PLAIN_SECONDS || progress->is_json || progress->quiet)
+        return;
+    cli_progress_close(progress);
+    part_name(&progress->part, name, sizeof name);
+    count_text((double)progress->part.part_total, count);
+    if (now->loss >= 0)
+        snprintf(loss, sizeof loss, ", loss so far %.4f", now->loss);
+    fprintf(stderr, "%s: %s%s in %.1f s%s\n", name, count, now->unit, seconds, loss);
+}
+
+/* Notes which part is at work; its names are the library's own and stay. */
+static void follow_part(cli_progress *progress, const upg_progress *now, bool ended)
+{
+    const upg_progress *before = &progress->part;
+
+    if (ended || before->part != now->part || before->part_index != now->part_index) {
+        end_part(progress, now);
+        progress->part_s = now_s();
+    }
+    progress->part = *now;
+    if (ended)
+        progress->part.part = NULL;
+}
+
+static void print_number(const char *format, double value)
+{
+    char text[48] = "null";
+
+    if (value >= 0)
+        snprintf(text, sizeof text, format, value);
+    fputs(text, stderr);
 }
 
 /* All words in a report are the library's own: nothing to escape. */
@@ -116,10 +199,17 @@ static void print_json(const upg_progress *now)
             "{\"stage\":\"%s\",\"unit\":\"%s\",\"done\":%" PRIu64 ",\"total\":%" PRIu64
             ",\"rate\":%.6g,\"seconds_left\":",
             now->stage, now->unit, now->done, now->total, now->rate);
-    if (now->seconds >= 0)
-        fprintf(stderr, "%.3f}\n", now->seconds);
+    print_number("%.3f", now->seconds);
+    if (now->part)
+        fprintf(stderr, ",\"part\":\"%s\"", now->part);
     else
-        fputs("null}\n", stderr);
+        fputs(",\"part\":null", stderr);
+    fprintf(stderr,
+            ",\"part_index\":%" PRIu32 ",\"parts\":%" PRIu32 ",\"part_done\":%" PRIu64
+            ",\"part_total\":%" PRIu64 ",\"loss\":",
+            now->part_index, now->parts, now->part ? now->part_done : 0, now->part_total);
+    print_number("%.6g", now->loss);
+    fputs("}\n", stderr);
 }
 
 static int on_progress(void *user, const upg_progress *now)
@@ -132,10 +222,12 @@ static int on_progress(void *user, const upg_progress *now)
         snprintf(progress->stage, sizeof progress->stage, "%s", now->stage);
         progress->last_s = now_s();
         progress->ended = false;
+        progress->part = (upg_progress) { 0 };
     }
     if (progress->quiet || (ended && progress->ended))
         return cli_signals_caught();
     progress->ended = ended;
+    follow_part(progress, now, ended);
     if (progress->is_json)
         print_json(now);
     else if (progress->is_terminal)
@@ -167,7 +259,6 @@ upg_hooks cli_progress_hooks(cli_progress *progress)
 
 void cli_progress_close(cli_progress *progress)
 {
-    if (progress->is_open)
+    for (; progress->open_lines > 0; progress->open_lines--)
         fputc('\n', stderr);
-    progress->is_open = false;
 }

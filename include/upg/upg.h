@@ -36,6 +36,11 @@ typedef struct upg_progress {
     const char *stage, *unit;  /* "calibrate", "encode", "verify"...; "bytes", "weights"... */
     uint64_t    done, total;   /* in units; total 0 = not known */
     double      rate, seconds; /* units per second now; seconds left, < 0 = not known */
+    const char *part; /* NULL, or what of the stage is at work: "embedding", "layer", "head" */
+    uint32_t    part_index, parts;     /* from 1 on, of how many of its name */
+    uint64_t    part_done, part_total; /* in units; total 0 = nothing of it is counted */
+    double      loss; /* "encode": relative squared error of what was coded so far, |W - W'|^2 /
+                       * |W|^2; < 0 = not known */
 } upg_progress;
 /** All zero = silent. `progress` comes at most ten times a second and at the end of each stage;
  * anything but 0 from it cancels the operation (UPG_E_CANCELLED). */

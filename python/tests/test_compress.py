@@ -17,6 +17,9 @@ def test_compress_with_calibration(tmp_path):
     assert result.ratio_fp32 == pytest.approx(4 * result.parameters / result.file_bytes)
     assert {"plan", "encode"} <= {p.stage for p in seen}
     assert all(p.done <= p.total for p in seen if p.total) and seen[-1].unit
+    parts = [p for p in seen if p.stage == "encode" and p.part]
+    assert all(1 <= p.part_index <= p.parts and p.part_done <= p.part_total for p in parts)
+    assert {p.parts for p in parts if p.part == "layer"} == {4} and 0 < parts[-1].loss < .1
     with upg.Model.open(output) as model:
         assert model.info.file_bytes == result.file_bytes
         assert model.info.quality["evaluation"]["windows"] == 2

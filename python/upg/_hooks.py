@@ -26,7 +26,13 @@ class Progress:
     unit     of done and total: "bytes", "weights", ...
     done     units done; total: 0 = not known
     rate     units per second now
-    seconds  seconds left, < 0 = not known"""
+    seconds  seconds left, < 0 = not known
+    part     what of the stage is at work: "embedding", "layer", "head"; "" = nothing named
+    part_index, parts
+             its number, from 1 on, of how many of its name
+    part_done, part_total
+             of it, in units
+    loss     "encode": relative squared error of what was coded so far; < 0 = not known"""
 
     stage: str
     unit: str
@@ -34,6 +40,12 @@ class Progress:
     total: int
     rate: float
     seconds: float
+    part: str = ""
+    part_index: int = 0
+    parts: int = 0
+    part_done: int = 0
+    part_total: int = 0
+    loss: float = -1.0
 
 
 ProgressCallback = Callable[[Progress], object]
@@ -69,7 +81,9 @@ class Hooks:
             return 1
         if self._report:
             self._report(Progress(string(now.stage), string(now.unit), now.done, now.total,
-                                  now.rate, now.seconds))
+                                  now.rate, now.seconds, string(now.part) if now.part else "",
+                                  now.part_index, now.parts, now.part_done, now.part_total,
+                                  now.loss))
         return 0
 
     def _on_log(self, _user: Any, level: int, message: Any) -> None:

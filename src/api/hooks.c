@@ -7,9 +7,9 @@
 static int pass_on(void *user, const upg_progress_report *now)
 {
     const upg_hooks *hooks = user;
-    upg_progress     progress = {
-            now->stage, now->unit, now->done, now->total, now->rate, now->seconds
-    };
+    upg_progress     progress = { now->stage, now->unit,      now->done,       now->total,
+                                  now->rate,  now->seconds,   now->part,       now->part_index,
+                                  now->parts, now->part_done, now->part_total, now->loss };
 
     return hooks->progress(hooks->user, &progress);
 }

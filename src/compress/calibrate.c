@@ -8,6 +8,7 @@
 #include "compress/calibrate_impl.h"
 #include "compress/dense_rows.h"
 #include "compress/feedback.h"
+#include "compress/part.h"
 
 /* ---- layers --------------------------------------------------------------------------------- */
 
@@ -73,6 +74,7 @@ static upg_status do_layer(upg_calibrator *c, uint32_t index, upg_error *err)
     upg_layer_weights *layer = &c->weights->layers[index];
     upg_status         st;
 
+    upg_part_begin(c->context->meter, c->weights, c->plan, c->sink, &layer->q);
     load_layer(c, index);
     for (uint32_t i = 0; i < UPG_LAYER_INPUTS; i++)
         UPG_TRY(do_layer_input(c, layer, i, err));
@@ -169,7 +171,9 @@ static upg_status code_embedding(upg_calibrator *c, const upg_plan_unit *units, 
         return UPG_OK; /* the exact stream does not need it */
     weights = embedding_weights(c, err);
     UPG_TRY(weights != NULL ? UPG_OK : UPG_E_NOMEM);
+    upg_part_begin(c->context->meter, c->weights, c->plan, c->sink, embed);
     UPG_TRY(upg_encode_matrix(c->context, units, n_units, weights, encoded, err));
+    upg_meter_error(c->context->meter, encoded->error2, encoded->energy2);
     UPG_TRY(c->sink->put(c->sink->user, units, n_units, encoded, err));
 out:
     upg_free(weights);
@@ -209,6 +213,7 @@ static upg_status do_head(upg_calibrator *c, upg_error *err)
     weights = upg_malloc((size_t)head->n_rows * head->n_cols, sizeof *weights, err);
     if (weights == NULL)
         return UPG_E_NOMEM;
+    upg_part_begin(c->context->meter, c->weights, c->plan, c->sink, head);
     st = upg_calibrate_input(c, UPG_PASS_HEAD, head->n_cols, &head, &weights, 1, err);
     upg_free(weights);
     return st;

@@ -181,6 +181,7 @@ static upg_status finish_matrix(upg_calibrator *c, upg_feedback_matrix *m, upg_e
     }
     end_rows(&w);
     upg_dense_forget(w.matrix);
+    upg_meter_error(c->context->meter, m->encoded.error2, m->encoded.energy2);
     return st == UPG_OK ? c->sink->put(c->sink->user, m->units, m->n_units, &m->encoded, err) : st;
 }
 

@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "compress/journal_sink.h"
+#include "compress/part.h"
 
 static upg_status write_vector(upg_container_writer *writer, const upg_st_entry *entry,
                                size_t index, const upg_vector *vector, upg_error *err)
@@ -83,10 +84,11 @@ static upg_status put_matrix(void *user, const upg_plan_unit *units, uint32_t n_
 }
 
 /* Encodes every matrix by itself, to the nearest path. */
-static upg_status encode_nearest(const upg_encode_context *context, const upg_plan *plan,
-                                 const upg_encoded_sink *sink, upg_error *err)
+static upg_status encode_nearest(const upg_encode_context *context, const upg_weights *weights,
+                                 const upg_plan *plan, const upg_encoded_sink *sink, upg_error *err)
 {
-    upg_status st = UPG_OK;
+    upg_status        st = UPG_OK;
+    const upg_matrix *before = NULL;
 
     for (uint32_t u = 0, n; u < plan->n_units && st == UPG_OK; u += n) {
         upg_encoded_matrix encoded;
@@ -96,7 +98,11 @@ static upg_status encode_nearest(const upg_encode_context *context, const upg_pl
             continue;
         if (sink->claim != NULL && !sink->claim(sink->user, plan->units[u].matrix))
             continue;
+        if (!upg_part_is_same(weights, before, plan->units[u].matrix))
+            upg_part_begin(context->meter, weights, plan, sink, plan->units[u].matrix);
+        before = plan->units[u].matrix;
         st = upg_encode_matrix(context, &plan->units[u], n, NULL, &encoded, err);
+        upg_meter_error(context->meter, encoded.error2, encoded.energy2);
         if (st == UPG_OK)
             st = sink->put(sink->user, &plan->units[u], n, &encoded, err);
         upg_encoded_deinit(&encoded);
@@ -161,14 +167,14 @@ upg_status upg_job_encode(upg_job *job, upg_pool *pool, const upg_encoded_sink *
     upg_meter_start(&meter, &job->settings.listener, "encode", "weights", total);
     for (uint32_t u = 0; u < job->plan.n_units && sink->has != NULL; u++)
         if (sink->has(sink->user, job->plan.units[u].matrix))
-            upg_meter_add(&meter,
-                          (uint64_t)job->plan.units[u].n_rows * job->plan.units[u].matrix->n_cols);
+            upg_meter_skip(&meter,
+                           (uint64_t)job->plan.units[u].n_rows * job->plan.units[u].matrix->n_cols);
     if (job->calibration.n_windows > 0) {
         upg_calibration calibration = upg_job_calibration(job);
 
         st = upg_calibrated_encode(&context, job->weights, &job->plan, &calibration, sink, err);
     } else {
-        st = encode_nearest(&context, &job->plan, sink, err);
+        st = encode_nearest(&context, job->weights, &job->plan, sink, err);
     }
     return st == UPG_OK ? upg_meter_finish(&meter, err) : st;
 }

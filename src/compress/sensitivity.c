@@ -580,6 +580,8 @@ upg_status upg_sensitivity_measure(const upg_encode_context *context, const upg_
     }
     UPG_TRY(run_head(&p, err));
     for (uint32_t l = n_layers; l-- > 0;) {
+        upg_meter_part(context->meter, "layer", n_layers - l, n_layers,
+                       (uint64_t)n_windows * window);
         UPG_TRY(backward_layer(&p, l, err));
         upg_meter_add(context->meter, (uint64_t)n_windows * window);
         if (upg_meter_cancelled(context->meter))

@@ -18,7 +18,7 @@ ls -A out
 try upg compress data/phi4-micro -o out/out.upg --no-calibration --quiet 2>&1
 try upg compress data/phi4-micro -o out/out.upg --no-calibration --quiet --resume --seed 3 2>&1
 try upg compress data/phi4-micro -o out/out.upg --no-calibration --resume --json-progress 2>&1 >/dev/null |
-    grep '"stage":"encode"' | tail -n 1 | sed -E 's/"rate":[^,]*/"rate":R/; s/left":.*/left":S}/'
+    grep '"stage":"encode"' | tail -n 1 | sed -E 's/"rate":[^,]*/"rate":R/; s/left":[^,]*/left":S/; s/"loss":[^}]*/"loss":L/'
 try upg compress data/phi4-micro -o once.upg --no-calibration --no-journal --quiet >/dev/null
 cmp once.upg out/out.upg && echo same
 ls -A out

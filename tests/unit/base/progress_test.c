@@ -46,6 +46,37 @@ static void last_report_is_complete(void **state)
     assert_string_equal(w.last.stage, "encode");
 }
 
+static void parts_and_loss(void **state)
+{
+    witness      w = { 0 };
+    upg_listener listener = { listen, &w, NULL };
+    upg_meter    meter;
+    upg_error    err;
+
+    (void)state;
+    upg_meter_start(&meter, &listener, "encode", "weights", 100);
+    upg_meter_skip(&meter, 60);
+    meter.start_ns -= 1000000000u; /* a second ago */
+    assert_int_equal(upg_meter_finish(&meter, &err), UPG_OK);
+    assert_null(w.last.part);
+    assert_true(w.last.loss < 0);
+    assert_int_equal(w.last.done, 60);
+    assert_true(w.last.rate == 0); /* an earlier run's work is not this one's speed */
+    upg_meter_part(&meter, "layer", 2, 4, 30);
+    upg_meter_add(&meter, 10);
+    upg_meter_error(&meter, 1, 50);
+    upg_meter_error(&meter, 1, 50);
+    assert_int_equal(upg_meter_finish(&meter, &err), UPG_OK);
+    assert_string_equal(w.last.part, "layer");
+    assert_int_equal(w.last.part_index, 2);
+    assert_int_equal(w.last.parts, 4);
+    assert_int_equal(w.last.part_done, 10);
+    assert_int_equal(w.last.part_total, 30);
+    assert_true(w.last.loss > 0.0199 && w.last.loss < 0.0201);
+    assert_true(w.last.rate > 5 && w.last.rate <= 10);
+    assert_true(w.last.seconds >= 3 && w.last.seconds < 6);
+}
+
 static void cancelling(void **state)
 {
     witness      w = { .answer = 1 };
@@ -104,6 +135,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(last_report_is_complete),
+        cmocka_unit_test(parts_and_loss),
         cmocka_unit_test(cancelling),
         cmocka_unit_test(cpu_flags_can_be_masked),
         cmocka_unit_test(random_values_are_fixed),
