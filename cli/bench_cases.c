@@ -42,6 +42,7 @@ typedef struct bench_run {
     uint32_t          n_cases;
     limits            limits[BENCH_MAX_LIST];
     uint32_t          n_limits;
+    double load_s, first_s; /* from the file to a model that runs, and from there to a token */
 } bench_run;
 
 /* What one number of threads needs. */
@@ -263,6 +264,16 @@ static upg_status make_session(stage *s, upg_error *err)
     return bench_session(s->model, a, depth + after, 0, false, &s->session, err);
 }
 
+/* The first pass over a model: it meets every page of the file for the first time. */
+static upg_status first_token(stage *s, double *seconds, upg_error *err)
+{
+    double     start = cli_now_s();
+    upg_status st = upg_prefill(s->session, s->tokens, 1, NULL, err);
+
+    *seconds = cli_now_s() - start;
+    return st == UPG_OK ? upg_session_rewind(s->session, 0, err) : st;
+}
+
 static upg_status run_depths(stage *s, upg_error *err)
 {
     const bench_args *a = s->run->args;
@@ -289,13 +300,21 @@ static upg_status run_depths(stage *s, upg_error *err)
 static upg_status run_threads(bench_run *run, uint32_t threads, upg_error *err)
 {
     stage      s = { .run = run, .limits = &run->limits[run->n_limits] };
+    double     start = cli_now_s(), first_s = 0;
     upg_status st = bench_open(run->args, threads, &s.model, err);
+    double     load_s = cli_now_s() - start;
 
     s.info.struct_size = sizeof s.info;
     if (st == UPG_OK)
         st = upg_model_describe(s.model, &s.info, err);
     if (st == UPG_OK)
         st = make_session(&s, err);
+    if (st == UPG_OK)
+        st = first_token(&s, &first_s, err);
+    if (st == UPG_OK && run->n_limits == 0) {
+        run->load_s = load_s;
+        run->first_s = first_s;
+    }
     if (st == UPG_OK)
         st = upg_probe_create(threads, &s.probe, err);
     if (st == UPG_OK) {
@@ -386,6 +405,8 @@ static int print_json(const cli_command *command, bench_run *run)
     cli_json_text(object, "device", run->device);
     if (getloadavg(load, 1) == 1)
         cli_json_real(object, "load", load[0]);
+    cli_json_real(object, "load_s", run->load_s);
+    cli_json_real(object, "first_token_s", run->first_s);
     json_object_set_new(object, "read_gb_s", reads);
     cli_json_real(object, "int8_peak", most);
     json_object_set_new(object, "int8_peak_by_threads", peaks);
@@ -415,6 +436,8 @@ static int print_text(bench_run *run)
     printf("device    %s\n", run->device);
     if (getloadavg(load, 1) == 1)
         printf("load      %.1f (mean of the last minute, this run included)\n", load[0]);
+    printf("%s    %.3f s, then %.3f s to the first token\n",
+           run->args->synthetic ? "made  " : "opened", run->load_s, run->first_s);
     for (uint32_t i = 0; i < run->n_limits; i++)
         printf("limits    %" PRIu32 " thread%s: reads %.1f GB/s, int8 %.0f G multiply-adds/s\n",
                run->limits[i].threads, run->limits[i].threads == 1 ? "" : "s",

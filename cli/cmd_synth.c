@@ -10,7 +10,7 @@ typedef struct synth_args {
     const char *architecture, *config, *tokenizer;
     uint32_t    layers, threads;
     uint64_t    seed, shard_size;
-    bool        heavy_tailed, quiet;
+    bool        heavy_tailed, coded, quiet;
 } synth_args;
 
 static const cli_option options[] = {
@@ -43,6 +43,11 @@ static const cli_option options[] = {
       .offset = offsetof(synth_args, heavy_tailed),
       .help = "weights from Student's t with 4 degrees of freedom, one\n"
               "input column in 256 eight times as large; default: Gaussian" },
+    { .name = "coded",
+      .type = CLI_FLAG,
+      .offset = offsetof(synth_args, coded),
+      .help = "not a folder, but a .upg file with random codes, as\n"
+              "`upg bench --synthetic` makes them in memory" },
     { .name = "seed",
       .type = CLI_U64,
       .argument = "S",
@@ -90,6 +95,7 @@ static int run(const cli_command *command, int argc, char **argv)
     how.tokenizer = args.tokenizer;
     how.layers = args.layers;
     how.heavy_tailed = args.heavy_tailed;
+    how.coded = args.coded;
     how.seed = args.seed;
     how.shard_bytes = args.shard_size;
     how.threads = args.threads;
@@ -111,8 +117,9 @@ const cli_command cli_synth = {
     .summary = "writes a checkpoint of a model's shape with random weights",
     .about =
         "Writes the folder DIR: a checkpoint with exactly the tensors, shards and config.json\n"
-        "of the model named, and random bf16 weights, to try what compressing it takes. The\n"
-        "folder appears only when it is complete.",
+        "of the model named, and random bf16 weights, to try what compressing it takes. With\n"
+        "--coded DIR is a .upg file instead, to try what loading it takes. Either appears only\n"
+        "when it is complete.",
     .options = options,
     .n_operands = 1,
     .run = run,

@@ -442,6 +442,9 @@ typedef struct upg_synth_options {
     uint64_t  seed, shard_bytes; /* most bytes of tensors in a file; 0 = 5e9, as transformers */
     uint32_t  threads;           /* 0 = one per physical core */
     upg_hooks hooks;
+    bool      coded; /* not a folder, but a .upg file: the model of upg_model_open_synthetic, random
+                      * codes in the benchmark's rates, made in memory. With architecture, layers
+                      * and tokenizer alone */
 } upg_synth_options;
 /** Writes a checkpoint folder with random bf16 weights, to try what a model of that shape takes. It
  * appears only when complete; same options, same bytes. Errors: E_ARG (lists the architectures),

@@ -26,6 +26,7 @@ def synthesize(folder: str | os.PathLike[str], architecture: str | None = None, 
                config: str | os.PathLike[str] | None = None,
                tokenizer: str | os.PathLike[str] | None = None, layers: int = 0,
                heavy_tailed: bool = False, seed: int = 0, shard_bytes: int = 0, threads: int = 0,
+               coded: bool = False,
                progress: ProgressCallback | None = None) -> None:
     """Writes a checkpoint folder of a model's exact shape with random bf16 weights, to try what
     such a model takes. The folder appears only when it is complete.
@@ -37,6 +38,8 @@ def synthesize(folder: str | os.PathLike[str], architecture: str | None = None, 
                   large; else Gaussian
     seed          same arguments, same bytes
     shard_bytes   most bytes of tensors in a file; 0 = 5e9, as transformers
+    coded         not a folder, but a .upg file with random codes in the benchmark's rates; with
+                  architecture, layers and tokenizer alone
 
     Raises ArgumentError (lists the architectures), ExistsError unless it is an empty folder,
     NoSpaceError, DataError (a tokenizer of another model), FormatError, UnsupportedError,
@@ -47,7 +50,7 @@ def synthesize(folder: str | os.PathLike[str], architecture: str | None = None, 
     texts = [ffi.NULL if text is None else ffi.new("char[]", path_bytes(text))
              for text in (architecture, config, tokenizer)]
     options.architecture, options.config, options.tokenizer = texts
-    options.heavy_tailed = heavy_tailed
+    options.heavy_tailed, options.coded = heavy_tailed, coded
     hooks.fill(options.hooks)
     hooks.check(lib.upg_synthesize(path_bytes(folder), options, error), error)
 

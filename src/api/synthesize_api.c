@@ -1,11 +1,13 @@
 /* synthesize_api.c: upg_synthesize: the files around the weights, then random_checkpoint.h. */
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "api/hooks.h"
 #include "api/struct_options.h"
 #include "base/alloc.h"
 #include "base/file.h"
 #include "model/random_checkpoint.h"
+#include "model/synthetic_file.h"
 
 static const char *const side_names[] = { "tokenizer.json", "tokenizer_config.json",
                                           "special_tokens_map.json", "chat_template.jinja",
@@ -101,6 +103,35 @@ static void close_inputs(inputs *in)
     upg_arena_deinit(&in->arena);
 }
 
+/* The coded form has its own rates and seed. */
+static upg_status check_coded(const upg_synth_options *o, upg_error *err)
+{
+    if (!o->coded)
+        return UPG_OK;
+    if (o->config != NULL || o->heavy_tailed || o->seed != 0 || o->shard_bytes != 0)
+        return upg_fail(err, UPG_E_ARG,
+                        "upg_synth_options.coded goes with architecture, layers and tokenizer, not "
+                        "with %s",
+                        o->config         ? "config"
+                        : o->heavy_tailed ? "heavy_tailed"
+                        : o->seed != 0    ? "seed"
+                                          : "shard_bytes");
+    return UPG_OK;
+}
+
+/* "phi4:4", as upg_model_open_synthetic has it. */
+static upg_status write_coded(const char *path, const upg_synth_options *o, const inputs *in,
+                              upg_pool *pool, const upg_listener *listener, upg_error *err)
+{
+    char shape[64];
+
+    if (o->layers > 0)
+        snprintf(shape, sizeof shape, "%.40s:%" PRIu32, o->architecture, o->layers);
+    else
+        snprintf(shape, sizeof shape, "%.60s", o->architecture);
+    return upg_synthetic_write(path, shape, in->files, in->n_files, pool, listener, err);
+}
+
 UPG_API upg_status upg_synthesize(const char *folder, const upg_synth_options *options,
                                   upg_error *err)
 {
@@ -116,6 +147,7 @@ UPG_API upg_status upg_synthesize(const char *folder, const upg_synth_options *o
         return upg_fail(err, UPG_E_ARG, "folder is NULL");
     UPG_TRY(upg_struct_in(options, &o, sizeof o, "upg_synth_options", err));
     listener = upg_hooks_listener(&o.hooks, NULL);
+    UPG_TRY(check_coded(&o, err));
     UPG_TRY(find_config(&o, &in, &settings.config_json, err));
     UPG_TRY(upg_model_config_read(settings.config_json, (upg_span) { 0 }, &in.arena, &config, err));
     UPG_TRY(gather_files(o.tokenizer, &config, &in, err));
@@ -126,7 +158,8 @@ UPG_API upg_status upg_synthesize(const char *folder, const upg_synth_options *o
     settings.n_files = in.n_files;
     settings.listener = &listener;
     UPG_TRY(upg_pool_create(o.threads, &pool, err));
-    UPG_TRY(upg_random_checkpoint_write(folder, &settings, pool, err));
+    UPG_TRY(o.coded ? write_coded(folder, &o, &in, pool, &listener, err)
+                    : upg_random_checkpoint_write(folder, &settings, pool, err));
 out:
     upg_pool_close(pool);
     close_inputs(&in);

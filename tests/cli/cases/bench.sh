@@ -1,6 +1,6 @@
 # The JSON form holds the measured and the limit.
 upg bench micro.upg -n 8 -p 16 -r 5 -t 1 --json --quiet >result || exit
-json_keys model device load read_gb_s.1 int8_peak int8_peak_by_threads.1 <result
+json_keys model device load load_s first_token_s read_gb_s.1 int8_peak int8_peak_by_threads.1 <result
 python3 -c 'import json
 result = json.load(open("result"))
 for case in result["cases"]:
@@ -25,7 +25,7 @@ done
 printf 'The quick brown fox. %.0s' {1..500} >text.txt
 upg bench micro.upg --tokenizer text.txt -r 5 --json |
     json_keys tokenizer.median tokenizer.spread tokenizer.bytes tokenizer.tokens
-upg bench micro.upg -n 8 -p 0 -r 5 --quiet | grep -cE "^(device|load|limits|tg8 )"
+upg bench micro.upg -n 8 -p 0 -r 5 --quiet | grep -cE "^(device|load|opened|limits|tg8 )"
 upg bench --synthetic phi4-micro:2 -n 4 -p 4 -r 5 -t 2 --quiet | grep -oE "^(tg4|pp4) +2 "
 try upg bench micro.upg -n 2000 --quiet
 try upg bench micro.upg -d 1000 -p 30 --quiet

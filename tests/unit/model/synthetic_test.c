@@ -1,4 +1,5 @@
 /* Synthetic models: the benchmark mix adds up, every bit has its place, bad shapes are refused. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,7 +11,8 @@
 
 #include "base/alloc.h"
 #include "model/architecture.h"
-#include "model/synthetic.h"
+#include "model/synthetic_file.h"
+#include "support/temp_folder.h"
 
 static upg_pool *pool;
 
@@ -103,6 +105,51 @@ static void test_layers_and_sameness(void **state)
     upg_weights_close(b);
 }
 
+static void same_matrix(const upg_matrix *file, const upg_matrix *memory)
+{
+    const upg_coded_matrix *x = file->coded, *y = memory->coded;
+
+    assert_string_equal(file->name, memory->name);
+    assert_int_equal(x->n_bands, y->n_bands);
+    assert_int_equal(x->rotation.seed, y->rotation.seed);
+    for (uint32_t i = 0; i < x->n_bands; i++) {
+        const upg_band *a = &x->bands[i], *b = &y->bands[i];
+
+        assert_int_equal(a->n_rows, b->n_rows);
+        assert_memory_equal(a->bits, b->bits, upg_band_words(a->n_binary, x->n_cols) * 4);
+        assert_memory_equal(a->scales, b->scales, a->n_rows * sizeof *a->scales);
+    }
+}
+
+/* The file holds the weights and the parts that belong into one; others are left out. */
+static void test_as_a_file(void **state)
+{
+    const upg_side_file files[] = {
+        { "generation_config.json", { (const uint8_t *)"{\"top_k\": 7}", 12 } },
+        { "special_tokens_map.json", { (const uint8_t *)"{}", 2 } },
+    };
+    char        *folder = make_folder();
+    const char  *path = in_folder(folder, "m.upg");
+    upg_weights *memory = make("phi4-micro:2"), *w;
+    upg_error    err = { 0 };
+
+    (void)state;
+    if (upg_synthetic_write(path, "phi4-micro:2", files, 2, pool, NULL, &err) != UPG_OK ||
+        upg_weights_open(path, &w, &err) != UPG_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(w->config.n_layers, 2);
+    assert_int_equal(w->config.top_k, 7);
+    assert_int_equal(w->n_parameters, memory->n_parameters);
+    for (uint32_t i = 0; i < upg_weights_matrix_count(memory); i++)
+        same_matrix(upg_weights_matrix(w, i), upg_weights_matrix(memory, i));
+    assert_true(fabsf(w->final_norm.values[3] - memory->final_norm.values[3]) < 0.01f);
+    upg_weights_close(w);
+    assert_int_equal(upg_synthetic_write(path, "phi4-micro:2", NULL, 0, pool, NULL, &err),
+                     UPG_E_EXISTS);
+    upg_weights_close(memory);
+    remove_folder(folder);
+}
+
 /* A limit that nothing meets makes it say the sizes of a model without building it. */
 static void test_phi4_is_the_benchmark_mix(void **state)
 {
@@ -157,11 +204,9 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_matrix),
-        cmocka_unit_test(test_layers_and_sameness),
-        cmocka_unit_test(test_phi4_is_the_benchmark_mix),
-        cmocka_unit_test(test_bad_shapes),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_every_matrix), cmocka_unit_test(test_layers_and_sameness),
+        cmocka_unit_test(test_as_a_file),    cmocka_unit_test(test_phi4_is_the_benchmark_mix),
+        cmocka_unit_test(test_bad_shapes),   cmocka_unit_test(test_out_of_memory),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
