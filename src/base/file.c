@@ -1,12 +1,14 @@
 /* file.c: the POSIX side of file.h. */
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -206,6 +208,34 @@ static void outfile_free(upg_outfile *file)
     upg_free(file);
 }
 
+#define TEMPORARY       ".tmp-XXXXXX"
+#define TEMPORARY_BYTES (sizeof TEMPORARY - 1)
+#define TEMPORARY_FRONT 5 /* what of it is not random */
+
+/* Creates it, held by a lock that ends with this process: upg_outfile_sweep. One that was swept
+ * between its creation and the lock is made anew. */
+static void make_temporary(upg_outfile *file)
+{
+    struct stat info;
+    size_t      size = strlen(file->target) + TEMPORARY_BYTES + 1;
+
+    for (int tries = 0; tries < 3 && file->fd < 0; tries++) {
+        snprintf(file->temporary, size, "%s%s", file->target, TEMPORARY);
+        if (injected_failure())
+            return;
+        file->fd = mkostemp(file->temporary, O_CLOEXEC);
+        if (file->fd < 0)
+            return;
+        (void)flock(file->fd, LOCK_EX | LOCK_NB); /* where there are no locks nothing is swept */
+        if (fstat(file->fd, &info) == 0 && info.st_nlink == 0) {
+            close(file->fd);
+            file->fd = -1;
+        }
+    }
+    if (file->fd >= 0)
+        upg_file_note(UPG_FILE_CREATE, file->temporary, NULL);
+}
+
 upg_status upg_outfile_create(const char *path, bool overwrite, upg_outfile **out, upg_error *err)
 {
     upg_outfile *file = NULL;
@@ -221,13 +251,9 @@ upg_status upg_outfile_create(const char *path, bool overwrite, upg_outfile **ou
     file->fd = -1;
     file->overwrite = overwrite;
     file->target = upg_strndup(path, size, err);
-    file->temporary = upg_malloc(size + 16, 1, err);
+    file->temporary = upg_malloc(size + TEMPORARY_BYTES + 1, 1, err);
     UPG_TRY(file->target && file->temporary ? UPG_OK : UPG_E_NOMEM);
-    snprintf(file->temporary, size + 16, "%s.tmp-XXXXXX", path);
-    if (!injected_failure())
-        file->fd = mkostemp(file->temporary, O_CLOEXEC);
-    if (file->fd >= 0)
-        upg_file_note(UPG_FILE_CREATE, file->temporary, NULL);
+    make_temporary(file);
     if (file->fd < 0)
         UPG_TRY(upg_fail_os(err, UPG_E_IO, errno, "%s: cannot create a file in this folder", path));
     file->created = true;
@@ -365,6 +391,37 @@ void upg_outfile_discard(upg_outfile *file)
     if (file->created)
         (void)unlink(file->temporary);
     outfile_free(file);
+}
+
+static bool is_temporary(const char *name, const char *front)
+{
+    size_t      size = strlen(name);
+    const char *tail = name + size - TEMPORARY_BYTES;
+
+    return size > TEMPORARY_BYTES && strncmp(name, front, strlen(front)) == 0 &&
+           strlen(front) <= size - TEMPORARY_BYTES &&
+           strncmp(tail, TEMPORARY, TEMPORARY_FRONT) == 0;
+}
+
+void upg_outfile_sweep(const char *folder, const char *front)
+{
+    DIR           *listing = opendir(folder);
+    struct dirent *entry;
+
+    while (listing != NULL && (entry = readdir(listing)) != NULL) {
+        int file;
+
+        if (!is_temporary(entry->d_name, front))
+            continue;
+        file = openat(dirfd(listing), entry->d_name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        if (file < 0)
+            continue;
+        if (flock(file, LOCK_EX | LOCK_NB) == 0)
+            (void)unlinkat(dirfd(listing), entry->d_name, 0);
+        close(file);
+    }
+    if (listing != NULL)
+        closedir(listing);
 }
 
 const char *upg_outfile_temporary(const upg_outfile *file)

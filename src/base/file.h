@@ -59,6 +59,9 @@ upg_status upg_outfile_reserve(upg_outfile *file, uint64_t size, upg_error *err)
 upg_status upg_outfile_commit(upg_outfile *file, upg_error *err);
 /** Removes the temporary and closes. NULL is fine. */
 void upg_outfile_discard(upg_outfile *file);
+/** Removes temporaries of files in `folder` whose name begins with `front` ("" = of all), when the
+ * process that wrote them is no more: it held a lock. */
+void upg_outfile_sweep(const char *folder, const char *front);
 /** Path of the temporary, borrowed until commit or discard. */
 const char *upg_outfile_temporary(const upg_outfile *file);
 

@@ -114,6 +114,7 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
             upg_fail(err, UPG_E_EXISTS, "%s: the file exists and was not to be replaced", output));
     UPG_TRY(upg_weights_open(checkpoint, &job->weights, err));
     UPG_TRY(check_input(job->weights, err));
+    UPG_TRY(upg_input_open(&job->input, job->checkpoint, job->weights, err));
     UPG_TRY(check_tokenizer(job->weights, err));
     if (wants_calibration(job)) {
         st = upg_token_windows_make(job->weights, settings->calibration, UPG_CALIBRATION_WINDOW,
@@ -200,6 +201,7 @@ void upg_job_close(upg_job *job)
         return;
     upg_token_windows_deinit(&job->calibration);
     upg_journal_close(job->journal);
+    upg_input_close(&job->input);
     upg_weights_close(job->weights);
     upg_arena_deinit(&job->arena);
     upg_buffer_deinit(&job->options_json);

@@ -101,6 +101,7 @@ static upg_status encode_nearest(const upg_encode_context *context, const upg_we
         if (!upg_part_is_same(weights, before, plan->units[u].matrix))
             upg_part_begin(context->meter, weights, plan, sink, plan->units[u].matrix);
         before = plan->units[u].matrix;
+        upg_plan_tell_reader(plan, before);
         st = upg_encode_matrix(context, &plan->units[u], n, NULL, &encoded, err);
         upg_meter_error(context->meter, encoded.error2, encoded.energy2);
         if (st == UPG_OK)
@@ -118,7 +119,7 @@ upg_status upg_job_assemble(upg_job *job, upg_container_writer *writer, upg_erro
 
     for (uint32_t u = 0, n; u < job->plan.n_units && st == UPG_OK; u += n) {
         const upg_matrix  *matrix = job->plan.units[u].matrix;
-        uint32_t           index = upg_journal_index(job->weights, matrix);
+        uint32_t           index = upg_input_index(job->weights, matrix);
         uint64_t           words = 0;
         upg_journal_record record;
         upg_map            map = { 0 };

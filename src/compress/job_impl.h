@@ -14,6 +14,7 @@ struct upg_job {
     upg_job_settings   settings;
     char              *output, *checkpoint;
     upg_weights       *weights;
+    upg_input          input; /* the same, as a thing that may change */
     upg_arena          arena;
     upg_plan           plan;
     upg_container_plan file_plan;
@@ -35,7 +36,7 @@ const upg_effort_level *upg_job_effort(const upg_job *job);
 /** Windows of the calibration that planning runs. */
 uint32_t        upg_job_plan_windows(const upg_job *job);
 upg_calibration upg_job_calibration(const upg_job *job);
-upg_journal_key upg_job_key(const upg_job *job);
+upg_journal_key upg_job_key(upg_job *job);
 /** Vector number index of the file: norms, in file order. */
 const upg_vector *upg_job_vector(const upg_weights *weights, uint32_t index);
 

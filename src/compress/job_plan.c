@@ -243,9 +243,9 @@ static upg_status choose_memory(upg_job *job, upg_error *err)
                              err);
 }
 
-upg_journal_key upg_job_key(const upg_job *job)
+upg_journal_key upg_job_key(upg_job *job)
 {
-    return (upg_journal_key) { job->checkpoint, job->weights, job->options_json.data, &job->plan };
+    return (upg_journal_key) { &job->input, job->options_json.data, &job->plan };
 }
 
 /* What the plan's units matter: measured, or as an earlier run measured it. */
@@ -267,6 +267,11 @@ static upg_status measure_or_recall(upg_job *job, upg_error *err)
     return st;
 }
 
+static void note_read(void *user, const upg_matrix *matrix)
+{
+    upg_input_read(user, matrix);
+}
+
 upg_status upg_job_make_plan(upg_job *job, upg_error *err)
 {
     upg_status         st;
@@ -274,6 +279,8 @@ upg_status upg_job_make_plan(upg_job *job, upg_error *err)
     uint64_t           budget = 0;
 
     UPG_TRY(upg_plan_create(job->weights, &job->arena, &job->plan, err));
+    if (job->journal != NULL)
+        job->plan.reader = (upg_matrix_reader) { note_read, &job->input };
     upg_plan_set_length(&job->plan, upg_job_effort(job)->code_length);
     UPG_TRY(write_recipe(job, err));
     job->file_plan.options_json = job->options_json.data;

@@ -5,7 +5,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "compress/journal_sink.h"
 
 #define KEEP_SECONDS  60.0
@@ -105,7 +107,7 @@ static upg_status encode_to_journal(upg_job *job, upg_pool *pool, upg_container_
                          upg_journal_folder(job->journal), job->output));
     if (!upg_journal_begun(job->journal))
         UPG_TRY(upg_journal_begin(job->journal, &key, pool, err));
-    upg_journal_sink_init(&sink, job->journal, job->weights, seconds == 0 ? KEEP_SECONDS : seconds);
+    upg_journal_sink_init(&sink, job->journal, &job->input, seconds == 0 ? KEEP_SECONDS : seconds);
     if (job->settings.join != NULL) {
         bool   mine;
         double lease = job->settings.lease_seconds;
@@ -177,10 +179,28 @@ static upg_status only_clear_away(upg_job *job, upg_error *err)
     return st == UPG_OK ? upg_journal_remove(job->journal, err) : st;
 }
 
-/* After these an unchanged second try would fail the same way. */
-static bool is_final(upg_status st)
+/* After these an unchanged second try would fail the same way. A changed input can be put back. */
+static bool is_final(const upg_job *job, upg_status st)
 {
-    return st == UPG_E_DATA || st == UPG_E_BUDGET;
+    return st == UPG_E_BUDGET || (st == UPG_E_DATA && upg_input_check(&job->input, NULL) == UPG_OK);
+}
+
+/* What a process that was killed in the middle of a write left. */
+static void sweep(const upg_job *job)
+{
+    const char *slash = strrchr(job->output, '/');
+    char       *folder;
+
+    if (slash == NULL) {
+        upg_outfile_sweep(".", job->output);
+    } else {
+        folder = upg_strndup(job->output, (size_t)(slash - job->output) + 1, NULL);
+        if (folder != NULL)
+            upg_outfile_sweep(folder, slash + 1);
+        upg_free(folder);
+    }
+    if (job->journal != NULL)
+        upg_outfile_sweep(upg_journal_folder(job->journal), "");
 }
 
 static upg_status do_everything(upg_job *job, upg_error *err)
@@ -201,7 +221,7 @@ static upg_status do_everything(upg_job *job, upg_error *err)
     }
     UPG_TRY(upg_job_write_vectors(job, writer, err));
     UPG_TRY(finish(job, pool, writer, start, err));
-    UPG_TRY(upg_weights_check_maps(job->weights, err)); /* zeros are not what was to be coded */
+    UPG_TRY(upg_input_check(&job->input, err)); /* of what was lost zeros were read, for instance */
     st = give_name(job, writer, err);
     writer = NULL;                            /* after a failure too */
     if (st == UPG_OK && job->journal != NULL) /* what stays of it does no harm: the file is there */
@@ -219,10 +239,11 @@ upg_status upg_job_run(upg_job *job, upg_error *err)
     if (job->ran)
         return upg_fail(err, UPG_E_STATE, "this compression ran already");
     job->ran = true;
+    sweep(job);
     st = ended_before(job) ? only_clear_away(job, err) : do_everything(job, err);
     upg_leases_close(job->leases);
     job->leases = NULL;
-    if (job->journal != NULL && job->settings.join == NULL && is_final(st))
+    if (job->journal != NULL && job->settings.join == NULL && is_final(job, st))
         (void)upg_journal_remove(job->journal, NULL);
     job->succeeded = st == UPG_OK;
     return st;

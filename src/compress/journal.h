@@ -16,6 +16,7 @@
 #define UPG_COMPRESS_JOURNAL_H
 
 #include "compress/calibrate.h"
+#include "compress/input.h"
 #include "compress/journal_format.h"
 
 typedef enum upg_journal_mode {
@@ -28,10 +29,9 @@ typedef struct upg_journal upg_journal;
 
 /** What the work depends on. */
 typedef struct upg_journal_key {
-    const char        *checkpoint;
-    const upg_weights *weights;
-    const char        *recipe_json;
-    const upg_plan    *plan; /* its sensitivities are kept */
+    upg_input      *input;
+    const char     *recipe_json;
+    const upg_plan *plan; /* its sensitivities are kept */
 } upg_journal_key;
 
 /** Looks for a journal in `folder`, which need not exist. Errors: E_EXISTS (there is one, mode is
@@ -53,14 +53,16 @@ upg_status upg_journal_check(upg_journal *journal, const upg_journal_key *key, u
                              upg_error *err);
 /** Sets the sensitivities of the plan to those that were measured. Errors: E_CORRUPT. */
 upg_status upg_journal_apply(const upg_journal *journal, upg_plan *plan, upg_error *err);
-/** Hashes the input and begins. Errors: E_IO, E_NOSPACE, E_NOMEM; E_BUSY. */
+/** Begins, with the hashes of the input that are known. Errors: E_IO, E_NOSPACE, E_NOMEM; E_BUSY.
+ */
 upg_status upg_journal_begin(upg_journal *journal, const upg_journal_key *key, upg_pool *pool,
                              upg_error *err);
 
 bool upg_journal_has(const upg_journal *journal, uint32_t matrix);
-/** Keeps a coded matrix; one that is there stays. Errors: E_IO, E_NOSPACE. */
+/** Keeps a coded matrix; one that is there stays. input: u8 [16], its hash as it came, or NULL.
+ * Errors: E_IO, E_NOSPACE. */
 upg_status upg_journal_put(upg_journal *journal, uint32_t matrix, uint32_t n_rows,
-                           const upg_encoded_matrix *encoded, upg_error *err);
+                           const uint8_t *input, const upg_encoded_matrix *encoded, upg_error *err);
 /** Maps a coded matrix; the caller closes the map. Errors: E_CORRUPT (also where it is not of this
  * size), E_IO, E_NOT_FOUND. */
 upg_status upg_journal_get(const upg_journal *journal, uint32_t matrix, uint32_t n_rows,

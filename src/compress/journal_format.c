@@ -14,6 +14,48 @@ _Static_assert(sizeof(float) == 4 && sizeof(double) == 8, "numbers lie in files 
 
 static const char record_magic[8] = "UPGJREC1", streams_magic[8] = "UPGJSTR1";
 
+/* ---- fronts ---------------------------------------------------------------------------------- */
+
+/* One number of a front: where it lies in the file, and in memory. */
+typedef struct field {
+    size_t at, size;
+    void  *value;
+} field;
+
+enum { RECORD_FIELDS = 6, STREAMS_FIELDS = 4 };
+
+static void record_fields(upg_journal_record *r, field fields[RECORD_FIELDS])
+{
+    fields[0] = (field) { 8, sizeof r->matrix, &r->matrix };
+    fields[1] = (field) { 12, sizeof r->n_rows, &r->n_rows };
+    fields[2] = (field) { 16, sizeof r->n_words, &r->n_words };
+    fields[3] = (field) { 24, sizeof r->error2, &r->error2 };
+    fields[4] = (field) { 32, sizeof r->energy2, &r->energy2 };
+    fields[5] = (field) { 40, sizeof r->input, r->input };
+}
+
+static void streams_fields(upg_journal_streams *s, field fields[STREAMS_FIELDS])
+{
+    fields[0] = (field) { 8, sizeof s->layer, &s->layer };
+    fields[1] = (field) { 12, sizeof s->n_streams, &s->n_streams };
+    fields[2] = (field) { 16, sizeof s->n_slots, &s->n_slots };
+    fields[3] = (field) { 24, sizeof s->slot_size, &s->slot_size };
+}
+
+static void get_fields(const uint8_t *front, const field *fields, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        memcpy(fields[i].value, front + fields[i].at, fields[i].size);
+}
+
+static void put_front(const char magic[8], const field *fields, size_t n, uint8_t *front)
+{
+    memset(front, 0, UPG_JOURNAL_FRONT);
+    memcpy(front, magic, 8);
+    for (size_t i = 0; i < n; i++)
+        memcpy(front + fields[i].at, fields[i].value, fields[i].size);
+}
+
 /* Whether the last 16 bytes are the hash of those before them. */
 static upg_status check_hash(upg_span bytes, const char *magic, upg_error *err)
 {
@@ -32,15 +74,13 @@ upg_status upg_journal_record_parse(upg_span bytes, upg_journal_record *r, upg_e
 {
     upg_status st = check_hash(bytes, record_magic, err);
     uint64_t   need;
+    field      fields[RECORD_FIELDS];
 
     *r = (upg_journal_record) { 0 };
     if (st != UPG_OK)
         return st;
-    memcpy(&r->matrix, bytes.data + 8, 4);
-    memcpy(&r->n_rows, bytes.data + 12, 4);
-    memcpy(&r->n_words, bytes.data + 16, 8);
-    memcpy(&r->error2, bytes.data + 24, 8);
-    memcpy(&r->energy2, bytes.data + 32, 8);
+    record_fields(r, fields);
+    get_fields(bytes.data, fields, RECORD_FIELDS);
     if (!upg_mul_u64(r->n_words, 4, &need) ||
         !upg_add_u64(need, (uint64_t)r->n_rows * 2 + UPG_JOURNAL_FRONT + UPG_JOURNAL_HASH, &need) ||
         need != bytes.size)
@@ -54,29 +94,36 @@ upg_status upg_journal_record_parse(upg_span bytes, upg_journal_record *r, upg_e
     return UPG_OK;
 }
 
+bool upg_journal_record_peek(const uint8_t *front, upg_journal_record *r)
+{
+    field fields[RECORD_FIELDS];
+
+    *r = (upg_journal_record) { 0 };
+    record_fields(r, fields);
+    get_fields(front, fields, RECORD_FIELDS);
+    return memcmp(front, record_magic, sizeof record_magic) == 0;
+}
+
 void upg_journal_record_front(const upg_journal_record *r, uint8_t *front)
 {
-    memset(front, 0, UPG_JOURNAL_FRONT);
-    memcpy(front, record_magic, 8);
-    memcpy(front + 8, &r->matrix, 4);
-    memcpy(front + 12, &r->n_rows, 4);
-    memcpy(front + 16, &r->n_words, 8);
-    memcpy(front + 24, &r->error2, 8);
-    memcpy(front + 32, &r->energy2, 8);
+    upg_journal_record copy = *r;
+    field              fields[RECORD_FIELDS];
+
+    record_fields(&copy, fields);
+    put_front(record_magic, fields, RECORD_FIELDS, front);
 }
 
 upg_status upg_journal_streams_parse(upg_span bytes, upg_journal_streams *s, upg_error *err)
 {
     upg_status st = check_hash(bytes, streams_magic, err);
     uint64_t   need;
+    field      fields[STREAMS_FIELDS];
 
     *s = (upg_journal_streams) { 0 };
     if (st != UPG_OK)
         return st;
-    memcpy(&s->layer, bytes.data + 8, 4);
-    memcpy(&s->n_streams, bytes.data + 12, 4);
-    memcpy(&s->n_slots, bytes.data + 16, 4);
-    memcpy(&s->slot_size, bytes.data + 24, 8);
+    streams_fields(s, fields);
+    get_fields(bytes.data, fields, STREAMS_FIELDS);
     if (!upg_mul_u64(s->slot_size, (uint64_t)s->n_streams * s->n_slots, &need) ||
         !upg_mul_u64(need, sizeof(float), &need) ||
         !upg_add_u64(need, UPG_JOURNAL_FRONT + UPG_JOURNAL_HASH, &need) || need != bytes.size)
@@ -87,12 +134,11 @@ upg_status upg_journal_streams_parse(upg_span bytes, upg_journal_streams *s, upg
 
 void upg_journal_streams_front(const upg_journal_streams *s, uint8_t *front)
 {
-    memset(front, 0, UPG_JOURNAL_FRONT);
-    memcpy(front, streams_magic, 8);
-    memcpy(front + 8, &s->layer, 4);
-    memcpy(front + 12, &s->n_streams, 4);
-    memcpy(front + 16, &s->n_slots, 4);
-    memcpy(front + 24, &s->slot_size, 8);
+    upg_journal_streams copy = *s;
+    field               fields[STREAMS_FIELDS];
+
+    streams_fields(&copy, fields);
+    put_front(streams_magic, fields, STREAMS_FIELDS, front);
 }
 
 enum { TEXT_HASH = 34 }; /* line end, 32 digits, line end */

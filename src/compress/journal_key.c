@@ -1,74 +1,19 @@
 #include "compress/journal_key.h"
 
 #include <cblas.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
-#include "base/alloc.h"
 #include "base/cpu.h"
-#include "compress/dense_rows.h"
 
-enum { HASH_TEXT = 33, HASH_STEP = 64 << 20 };
+enum { FORM = 2, HASH_TEXT = 33 };
 
-static void hash_text(XXH128_hash_t h, char text[HASH_TEXT])
+static void hash_text(const uint8_t hash[UPG_INPUT_HASH], char text[HASH_TEXT])
 {
-    snprintf(text, HASH_TEXT, "%016" PRIx64 "%016" PRIx64, (uint64_t)h.high64, (uint64_t)h.low64);
-}
-
-/* ---- weights --------------------------------------------------------------------------------- */
-
-typedef struct hash_work {
-    const upg_weights *weights;
-    XXH3_state_t     **states; /* [pool size] */
-    char (*texts)[HASH_TEXT];  /* [n_matrices] */
-} hash_work;
-
-static void hash_matrix(void *context, size_t item, uint32_t worker)
-{
-    hash_work        *w = context;
-    const upg_matrix *m = upg_weights_matrix(w->weights, (uint32_t)item);
-    uint64_t          left = upg_dense_bytes(m);
-    const uint8_t    *at = m->dense;
-
-    XXH3_128bits_reset(w->states[worker]);
-    while (left > 0) {
-        size_t n = left < HASH_STEP ? (size_t)left : HASH_STEP;
-
-        XXH3_128bits_update(w->states[worker], at, n);
-        upg_map_forget(at, n);
-        at += n;
-        left -= n;
-    }
-    hash_text(XXH3_128bits_digest(w->states[worker]), w->texts[item]);
-}
-
-/* The hash of every matrix as it came; *texts is the caller's. */
-static upg_status hash_matrices(const upg_weights *weights, upg_pool *pool,
-                                char (**texts)[HASH_TEXT], upg_error *err)
-{
-    uint32_t   n = upg_weights_matrix_count(weights), threads = upg_pool_size(pool);
-    hash_work  w = { .weights = weights };
-    upg_status st = UPG_OK;
-
-    *texts = upg_calloc(n, sizeof **texts, err);
-    w.texts = *texts;
-    w.states = upg_calloc(threads, sizeof(XXH3_state_t *), err);
-    UPG_TRY(w.texts != NULL && w.states != NULL ? UPG_OK : UPG_E_NOMEM);
-    for (uint32_t i = 0; i < threads; i++) {
-        w.states[i] = XXH3_createState();
-        if (w.states[i] == NULL)
-            UPG_TRY(upg_fail(err, UPG_E_NOMEM, "out of memory for a hash"));
-    }
-    upg_pool_run(pool, n, hash_matrix, &w);
-    UPG_TRY(upg_weights_check_maps(weights, err));
-out:
-    for (uint32_t i = 0; w.states != NULL && i < threads; i++)
-        XXH3_freeState(w.states[i]);
-    upg_free(w.states);
-    return st;
+    for (int i = 0; i < UPG_INPUT_HASH; i++)
+        snprintf(text + 2 * i, 3, "%02x", hash[i]);
 }
 
 /* ---- the small parts ------------------------------------------------------------------------- */
@@ -89,9 +34,10 @@ static void add_vector(XXH128_hash_t *sum, const upg_vector *v)
 /* Config, tokenizer and norms: read anyway, and small. */
 static void hash_parts(const upg_weights *w, char text[HASH_TEXT])
 {
-    const upg_span parts[] = { w->config_json, w->generation_config_json, w->tokenizer_json,
-                               w->tokenizer_config_json, w->chat_template };
-    XXH128_hash_t  sum = { 0, 0 };
+    const upg_span     parts[] = { w->config_json, w->generation_config_json, w->tokenizer_json,
+                                   w->tokenizer_config_json, w->chat_template };
+    XXH128_hash_t      sum = { 0, 0 };
+    XXH128_canonical_t canonical;
 
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         add_bytes(&sum, parts[i].data, parts[i].size);
@@ -100,47 +46,11 @@ static void hash_parts(const upg_weights *w, char text[HASH_TEXT])
         add_vector(&sum, &w->layers[l].ffn_norm);
     }
     add_vector(&sum, &w->final_norm);
-    hash_text(sum, text);
+    XXH128_canonicalFromHash(&canonical, sum);
+    hash_text(canonical.digest, text);
 }
 
-/* ---- files ----------------------------------------------------------------------------------- */
-
-static bool named(const json_t *files, const char *name)
-{
-    size_t  i;
-    json_t *file;
-
-    json_array_foreach(files, i, file) if (strcmp(json_string_value(json_object_get(file, "name")),
-                                                  name) == 0) return true;
-    return false;
-}
-
-/* Name, size and time of every file with matrices. */
-static upg_status list_files(const upg_journal_key *key, json_t *files, upg_error *err)
-{
-    for (uint32_t i = 0; i < upg_weights_matrix_count(key->weights); i++) {
-        const char *name = upg_weights_matrix(key->weights, i)->file;
-        char       *path;
-        uint64_t    bytes = 0;
-        int64_t     changed = 0;
-        bool        found;
-
-        if (named(files, name))
-            continue;
-        path = upg_path_join(key->checkpoint, name, err);
-        if (path == NULL)
-            return UPG_E_NOMEM;
-        found = upg_file_stamp(path, &bytes, &changed);
-        upg_free(path);
-        if (!found)
-            return upg_fail(err, UPG_E_IO, "%s: the file is gone", name);
-        if (json_array_append_new(files, json_pack("{s:s,s:I,s:I}", "name", name, "bytes",
-                                                   (json_int_t)bytes, "changed_ns",
-                                                   (json_int_t)changed)) != 0)
-            return upg_fail(err, UPG_E_NOMEM, "out of memory while writing JSON");
-    }
-    return UPG_OK;
-}
+/* ---- the object ------------------------------------------------------------------------------ */
 
 /* Sums are rounded as the BLAS kernel and the instruction set order them. */
 static json_t *machine(void)
@@ -155,33 +65,38 @@ static json_t *machine(void)
 /* Everything but what takes time. */
 static upg_status print_quick(const upg_journal_key *key, json_t **head, upg_error *err)
 {
-    char       parts[HASH_TEXT];
-    json_t    *files = json_array();
-    json_t    *recipe = json_loads(key->recipe_json, 0, NULL);
-    upg_status st = list_files(key, files, err);
+    char    parts[HASH_TEXT];
+    json_t *recipe = json_loads(key->recipe_json, 0, NULL);
 
-    hash_parts(key->weights, parts);
-    if (st != UPG_OK) {
-        json_decref(files);
-        json_decref(recipe);
-        return st;
-    }
-    *head = json_pack("{s:i,s:s,s:o,s:o,s:s,s:o}", "journal", 1, "version", UPG_VERSION, "recipe",
-                      recipe, "machine", machine(), "parts", parts, "files", files);
+    hash_parts(key->input->weights, parts);
+    *head =
+        json_pack("{s:i,s:s,s:o,s:o,s:s,s:O}", "journal", FORM, "version", UPG_VERSION, "recipe",
+                  recipe, "machine", machine(), "parts", parts, "files", key->input->files);
     return *head != NULL ? UPG_OK : upg_fail(err, UPG_E_NOMEM, "out of memory while writing JSON");
 }
 
-upg_status upg_journal_key_print(const upg_journal_key *key, upg_pool *pool, json_t **head,
-                                 upg_error *err)
+/* Of every matrix; null where it is not known yet. */
+static json_t *known_hashes(const upg_input *input)
 {
-    char(*texts)[HASH_TEXT] = NULL;
-    json_t    *hashes = json_array(), *sensitivities = json_array();
+    json_t *hashes = json_array();
+
+    for (uint32_t i = 0; i < upg_weights_matrix_count(input->weights); i++) {
+        const uint8_t *hash = upg_input_hash(input, i);
+        char           text[HASH_TEXT];
+
+        if (hash != NULL)
+            hash_text(hash, text);
+        json_array_append_new(hashes, hash != NULL ? json_string(text) : json_null());
+    }
+    return hashes;
+}
+
+upg_status upg_journal_key_print(const upg_journal_key *key, json_t **head, upg_error *err)
+{
+    json_t    *sensitivities = json_array();
     upg_status st;
 
     *head = NULL;
-    UPG_TRY(hash_matrices(key->weights, pool, &texts, err));
-    for (uint32_t i = 0; i < upg_weights_matrix_count(key->weights); i++)
-        json_array_append_new(hashes, json_string(texts[i]));
     for (uint32_t u = 0; u < key->plan->n_units; u++) {
         char exact[40];
 
@@ -189,13 +104,11 @@ upg_status upg_journal_key_print(const upg_journal_key *key, upg_pool *pool, jso
         json_array_append_new(sensitivities, json_string(exact));
     }
     UPG_TRY(print_quick(key, head, err));
-    if (json_object_set(*head, "matrices", hashes) != 0 ||
+    if (json_object_set_new(*head, "matrices", known_hashes(key->input)) != 0 ||
         json_object_set(*head, "sensitivities", sensitivities) != 0)
         st = upg_fail(err, UPG_E_NOMEM, "out of memory while writing JSON");
 out:
-    json_decref(hashes);
     json_decref(sensitivities);
-    upg_free(texts);
     if (st != UPG_OK) {
         json_decref(*head);
         *head = NULL;
@@ -244,24 +157,51 @@ static upg_status compare(const json_t *before, const json_t *now, const char *w
     return st;
 }
 
-static upg_status compare_matrices(const json_t *head, const upg_journal_key *key, upg_pool *pool,
+static upg_status refuse(const upg_matrix *m, const char *why, upg_error *err)
+{
+    return upg_fail(err, UPG_E_DATA,
+                    "%s: tensor \"%s\" %s the journal was begun: put the file back, or remove the "
+                    "journal to start again",
+                    m->file, m->name, why);
+}
+
+/* The hash of a matrix when the journal was begun, or when its record was made. */
+static bool hash_before(const json_t *head, const upg_recorded_hash *recorded, uint32_t index,
+                        char text[HASH_TEXT])
+{
+    const char *known = json_string_value(json_array_get(json_object_get(head, "matrices"), index));
+    uint8_t     hash[UPG_INPUT_HASH];
+
+    if (known != NULL)
+        snprintf(text, HASH_TEXT, "%s", known);
+    else if (recorded->find(recorded->user, index, hash))
+        hash_text(hash, text);
+    else
+        return false;
+    return true;
+}
+
+/* Files have another time or size: all weights are read and compared. */
+static upg_status compare_matrices(const json_t *head, const upg_journal_key *key,
+                                   const upg_recorded_hash *recorded, upg_pool *pool,
                                    upg_error *err)
 {
-    char(*texts)[HASH_TEXT] = NULL;
-    const json_t *hashes = json_object_get(head, "matrices");
-    upg_status    st = hash_matrices(key->weights, pool, &texts, err);
+    upg_input *input = key->input;
+    upg_status st = upg_input_read_all(input, pool, err);
 
-    for (uint32_t i = 0; st == UPG_OK && i < upg_weights_matrix_count(key->weights); i++) {
-        const char *before = json_string_value(json_array_get(hashes, i));
+    for (uint32_t i = 0; st == UPG_OK && i < upg_weights_matrix_count(input->weights); i++) {
+        const upg_matrix *m = upg_weights_matrix(input->weights, i);
+        char              before[HASH_TEXT], now[HASH_TEXT];
 
-        if (before == NULL || strcmp(before, texts[i]) != 0)
-            st = upg_fail(err, UPG_E_DATA,
-                          "%s: tensor \"%s\" has changed since the journal was begun: put the file "
-                          "back, or remove the journal to start again",
-                          upg_weights_matrix(key->weights, i)->file,
-                          upg_weights_matrix(key->weights, i)->name);
+        hash_text(upg_input_hash(input, i), now);
+        if (!hash_before(head, recorded, i, before))
+            st = refuse(m,
+                        "was not read before its file got another time, so that nobody can tell "
+                        "whether it is what it was when",
+                        err);
+        else if (strcmp(before, now) != 0)
+            st = refuse(m, "has changed since", err);
     }
-    upg_free(texts);
     return st;
 }
 
@@ -269,7 +209,7 @@ static upg_status check_version(const json_t *head, upg_error *err)
 {
     const char *version = json_string_value(json_object_get(head, "version"));
 
-    if (json_integer_value(json_object_get(head, "journal")) != 1 || version == NULL)
+    if (json_integer_value(json_object_get(head, "journal")) != FORM || version == NULL)
         return upg_fail(err, UPG_E_VERSION, "the journal is not of a form that this upg knows");
     if (strcmp(version, UPG_VERSION) != 0)
         return upg_fail(err, UPG_E_VERSION,
@@ -279,8 +219,8 @@ static upg_status check_version(const json_t *head, upg_error *err)
     return UPG_OK;
 }
 
-upg_status upg_journal_key_check(const json_t *head, const upg_journal_key *key, upg_pool *pool,
-                                 upg_error *err)
+upg_status upg_journal_key_check(const json_t *head, const upg_journal_key *key,
+                                 const upg_recorded_hash *recorded, upg_pool *pool, upg_error *err)
 {
     json_t    *now = NULL;
     upg_status st = print_quick(key, &now, err);
@@ -296,7 +236,7 @@ upg_status upg_journal_key_check(const json_t *head, const upg_journal_key *key,
                          "config, tokenizer or norms have changed since the journal was begun: put "
                          "them back, or remove the journal to start again"));
     if (!json_equal(json_object_get(head, "files"), json_object_get(now, "files")))
-        UPG_TRY(compare_matrices(head, key, pool, err));
+        UPG_TRY(compare_matrices(head, key, recorded, pool, err));
 out:
     json_decref(now);
     return st;

@@ -4,11 +4,16 @@
 
 #include "compress/journal.h"
 
-/** The object for head.json; reads all weights, to hash them. Errors: E_NOMEM, E_IO. */
-upg_status upg_journal_key_print(const upg_journal_key *key, upg_pool *pool, json_t **head,
-                                 upg_error *err);
+/** What the journal's records say of the matrices that they were made of. */
+typedef struct upg_recorded_hash {
+    bool (*find)(void *user, uint32_t matrix, uint8_t hash[UPG_INPUT_HASH]);
+    void *user;
+} upg_recorded_hash;
+
+/** The object for head.json, with the hashes that the input knows. Errors: E_NOMEM. */
+upg_status upg_journal_key_print(const upg_journal_key *key, json_t **head, upg_error *err);
 /** As upg_journal_check. */
-upg_status upg_journal_key_check(const json_t *head, const upg_journal_key *key, upg_pool *pool,
-                                 upg_error *err);
+upg_status upg_journal_key_check(const json_t *head, const upg_journal_key *key,
+                                 const upg_recorded_hash *recorded, upg_pool *pool, upg_error *err);
 
 #endif

@@ -6,20 +6,11 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 
-uint32_t upg_journal_index(const upg_weights *weights, const upg_matrix *matrix)
-{
-    uint32_t index = 0;
-
-    while (upg_weights_matrix(weights, index) != matrix)
-        index++; /* all matrices of a plan are the weights' */
-    return index;
-}
-
 static bool sink_has(void *user, const upg_matrix *matrix)
 {
     const upg_journal_sink *s = user;
 
-    return upg_journal_has(s->journal, upg_journal_index(s->weights, matrix));
+    return upg_journal_has(s->journal, upg_input_index(s->input->weights, matrix));
 }
 
 static upg_status sink_put(void *user, const upg_plan_unit *units, uint32_t n_units,
@@ -29,11 +20,14 @@ static upg_status sink_put(void *user, const upg_plan_unit *units, uint32_t n_un
     const upg_matrix *matrix = units[0].matrix;
     upg_status        st;
 
+    uint32_t index = upg_input_index(s->input->weights, matrix);
+
     (void)n_units;
-    /* pages that a file lost while it was read were zeros: these must not stay */
-    st = upg_weights_check_maps(s->weights, err);
-    return st == UPG_OK ? upg_journal_put(s->journal, upg_journal_index(s->weights, matrix),
-                                          matrix->n_rows, encoded, err)
+    /* pages that a file lost while it was read were zeros, and changed ones belong to another
+     * model: what was made of them must not stay */
+    st = upg_input_check(s->input, err);
+    return st == UPG_OK ? upg_journal_put(s->journal, index, matrix->n_rows,
+                                          upg_input_hash(s->input, index), encoded, err)
                         : st;
 }
 
@@ -65,8 +59,8 @@ static upg_status sink_get(void *user, const upg_plan_unit *units, uint32_t n_un
     *encoded = (upg_encoded_matrix) { 0 };
     for (uint32_t u = 0; u < n_units; u++)
         words += upg_plan_unit_words(&units[u]);
-    st = upg_journal_get(s->journal, upg_journal_index(s->weights, matrix), matrix->n_rows, words,
-                         &map, &record, err);
+    st = upg_journal_get(s->journal, upg_input_index(s->input->weights, matrix), matrix->n_rows,
+                         words, &map, &record, err);
     if (st == UPG_OK)
         st = copy_record(&record, encoded, err);
     upg_map_close(&map);
@@ -83,7 +77,7 @@ static upg_status sink_keep(void *user, uint32_t layer, upg_state_store *const *
 
     if ((double)(upg_now_ns() - s->kept_ns) * 1e-9 < s->keep_seconds)
         return UPG_OK;
-    st = upg_weights_check_maps(s->weights, err);
+    st = upg_input_check(s->input, err);
     if (st == UPG_OK)
         st = upg_journal_keep(s->journal, layer, streams, n_streams, err);
     s->kept_ns = upg_now_ns();
@@ -98,13 +92,12 @@ static upg_status sink_restore(void *user, upg_state_store *const *streams, uint
     return upg_journal_restore(s->journal, streams, n_streams, layer, err);
 }
 
-void upg_journal_sink_init(upg_journal_sink *sink, upg_journal *journal, const upg_weights *weights,
+void upg_journal_sink_init(upg_journal_sink *sink, upg_journal *journal, const upg_input *input,
                            double keep_seconds)
 {
-    *sink = (upg_journal_sink) { .journal = journal,
-                                 .weights = weights,
-                                 .keep_seconds = keep_seconds,
-                                 .kept_ns = upg_now_ns() };
+    *sink = (upg_journal_sink) {
+        .journal = journal, .input = input, .keep_seconds = keep_seconds, .kept_ns = upg_now_ns()
+    };
     sink->sink = (upg_encoded_sink) { .put = sink_put,
                                       .user = sink,
                                       .has = sink_has,
@@ -128,7 +121,7 @@ static bool sink_claim(void *user, const upg_matrix *first)
 {
     upg_journal_sink *s = user;
     char              name[LEASE_NAME];
-    uint32_t          index = upg_journal_index(s->weights, first);
+    uint32_t          index = upg_input_index(s->input->weights, first);
 
     return upg_lease_claim(s->leases, lease_name(index, name));
 }
@@ -160,14 +153,14 @@ bool upg_journal_sink_complete(const upg_journal_sink *s, bool by_input, bool *c
     bool complete = true;
 
     *can_go_on = false;
-    for (uint32_t i = 0; i < upg_weights_matrix_count(s->weights); i++) {
+    for (uint32_t i = 0; i < upg_weights_matrix_count(s->input->weights); i++) {
         char name[LEASE_NAME];
 
         if (upg_journal_has(s->journal, i))
             continue;
         complete = false;
-        if (upg_lease_is_free(s->leases,
-                              lease_name(by_input ? first_of_input(s->weights, i) : i, name)))
+        if (upg_lease_is_free(
+                s->leases, lease_name(by_input ? first_of_input(s->input->weights, i) : i, name)))
             *can_go_on = true;
     }
     return complete;

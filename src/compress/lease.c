@@ -11,8 +11,18 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 
 enum { PATH_BYTES = 4096, NAME_BYTES = 64, BEATS = 5 };
+
+/* A lease of somebody else as this worker saw it first. */
+typedef struct sighting {
+    char            name[NAME_BYTES]; /* of its file */
+    struct timespec touched;
+    uint64_t        since_ns;
+} sighting;
+
+enum { SIGHTINGS = 256 }; /* dead workers, at most */
 
 struct upg_leases {
     char            folder[PATH_BYTES], clock[PATH_BYTES], held[PATH_BYTES]; /* held "" = none */
@@ -22,7 +32,11 @@ struct upg_leases {
     pthread_cond_t  wake;
     pthread_t       thread;
     bool            ending, started;
+    sighting        seen[SIGHTINGS]; /* of leases that time does not tell to be old */
+    uint32_t        next_seen;
 };
+
+#define AHEAD 1.0 /* seconds: coarse clocks of file systems make less */
 
 static void path_of(const upg_leases *l, const char *name, char *path)
 {
@@ -44,7 +58,7 @@ static void *beat(void *user)
         struct timespec until;
         double          step = l->seconds / BEATS;
 
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until); /* which nobody sets back */
         until.tv_sec += (time_t)step;
         until.tv_nsec += (long)((step - (double)(time_t)step) * 1e9);
         until.tv_sec += until.tv_nsec / 1000000000;
@@ -64,6 +78,8 @@ upg_status upg_leases_open(const char *folder, double seconds, upg_leases **out,
     upg_status  st = l != NULL ? UPG_OK : UPG_E_NOMEM;
     int         file;
 
+    pthread_condattr_t by_steady_time;
+
     UPG_TRY(st);
     (void)gethostname(host, sizeof host - 1);
     snprintf(l->folder, sizeof l->folder, "%s", folder);
@@ -79,7 +95,10 @@ upg_status upg_leases_open(const char *folder, double seconds, upg_leases **out,
     }
     close(file);
     pthread_mutex_init(&l->mutex, NULL);
-    pthread_cond_init(&l->wake, NULL);
+    pthread_condattr_init(&by_steady_time);
+    pthread_condattr_setclock(&by_steady_time, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->wake, &by_steady_time);
+    pthread_condattr_destroy(&by_steady_time);
     l->started = pthread_create(&l->thread, NULL, beat, l) == 0;
     if (!l->started) {
         upg_leases_close(l);
@@ -91,9 +110,31 @@ out:
     return st;
 }
 
+/* Whether it was watched for as long as a lease lasts, and not touched. Few are watched at a time:
+ * the place of the oldest sighting is used again when there are more. */
+static bool is_still(upg_leases *l, const char *path, const struct timespec *touched)
+{
+    sighting   *s = NULL;
+    const char *name = strrchr(path, '/') + 1;
+
+    for (uint32_t i = 0; i < SIGHTINGS; i++)
+        if (strcmp(l->seen[i].name, name) == 0)
+            s = &l->seen[i];
+    if (s == NULL) {
+        s = &l->seen[l->next_seen++ % SIGHTINGS];
+        snprintf(s->name, sizeof s->name, "%s", name);
+        s->touched = (struct timespec) { 0 };
+    }
+    if (s->touched.tv_sec != touched->tv_sec || s->touched.tv_nsec != touched->tv_nsec) {
+        s->touched = *touched;
+        s->since_ns = upg_now_ns();
+    }
+    return (double)(upg_now_ns() - s->since_ns) * 1e-9 > l->seconds;
+}
+
 /* Whether nobody has touched it for as long as a lease lasts, by the file system's own time. A file
  * is opened to be asked: caches of network file systems are then checked. */
-static bool is_expired(const upg_leases *l, const char *path)
+static bool is_expired(upg_leases *l, const char *path)
 {
     struct stat lease, now;
     int         file = open(path, O_RDONLY | O_CLOEXEC);
@@ -103,7 +144,9 @@ static bool is_expired(const upg_leases *l, const char *path)
         return false;
     if (fstat(file, &lease) == 0 && utimensat(AT_FDCWD, l->clock, NULL, 0) == 0 &&
         stat(l->clock, &now) == 0)
-        expired = seconds_of(&now.st_mtim) - seconds_of(&lease.st_mtim) > l->seconds;
+        expired = seconds_of(&now.st_mtim) - seconds_of(&lease.st_mtim) > l->seconds ||
+                  (seconds_of(&lease.st_mtim) > seconds_of(&now.st_mtim) + AHEAD &&
+                   is_still(l, path, &lease.st_mtim));
     close(file);
     return expired;
 }

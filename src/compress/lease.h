@@ -2,8 +2,10 @@
  *
  * A lease is a file made with O_EXCL; its owner touches it, and one that was not touched for long
  * belongs to a dead worker and may be taken. Ages are differences of times that the file system
- * itself set, so that clocks of hosts do not matter. Leases only save work: two owners of one unit
- * would write the same bytes. */
+ * itself set, so that clocks of hosts do not matter; where that clock was set back, or a time lies
+ * in the future, a lease is old when this worker has watched it for as long without a change, by a
+ * clock that nobody sets. A lease that seems older than it is costs work done twice. Leases only
+ * save work: two owners of one unit would write the same bytes. */
 #ifndef UPG_COMPRESS_LEASE_H
 #define UPG_COMPRESS_LEASE_H
 

@@ -474,6 +474,7 @@ upg_status upg_outliers_find(upg_plan *plan, upg_pool *pool, upg_arena *arena, u
 
         n = upg_plan_units_of(plan, u);
         *candidate = (upg_plan_candidate) { .first_unit = u };
+        upg_plan_tell_reader(plan, plan->units[u].matrix);
         st = find_one(&plan->units[u], n, pool, arena, candidate, err);
         plan->n_candidates += candidate->outliers != NULL;
     }

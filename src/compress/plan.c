@@ -149,6 +149,12 @@ static void add_units(upg_plan *plan, const upg_matrix *matrix)
     }
 }
 
+void upg_plan_tell_reader(const upg_plan *plan, const upg_matrix *matrix)
+{
+    if (plan->reader.read != NULL)
+        plan->reader.read(plan->reader.user, matrix);
+}
+
 upg_status upg_plan_create(const upg_weights *weights, upg_arena *arena, upg_plan *plan,
                            upg_error *err)
 {

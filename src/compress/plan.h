@@ -37,6 +37,13 @@ typedef struct upg_plan_candidate {
     bool                chosen;
 } upg_plan_candidate;
 
+/** Told of a matrix while its pages are there, where planning or coding reads all of it: for what
+ * else wants to be done with every byte. */
+typedef struct upg_matrix_reader {
+    void (*read)(void *user, const upg_matrix *matrix); /* NULL: nobody */
+    void *user;
+} upg_matrix_reader;
+
 typedef struct upg_plan {
     uint32_t       n_units;
     upg_plan_unit *units; /* in file order; units of one matrix stand together, rows ascending */
@@ -44,7 +51,10 @@ typedef struct upg_plan {
     double         predicted_kl;
     uint32_t       n_candidates;
     upg_plan_candidate *candidates; /* in the order of their units */
+    upg_matrix_reader   reader;
 } upg_plan;
+
+void upg_plan_tell_reader(const upg_plan *plan, const upg_matrix *matrix);
 
 /** Squared error of a code on unit Gaussian weights. */
 double upg_plan_mse(const upg_code *code);

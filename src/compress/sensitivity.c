@@ -406,6 +406,8 @@ static upg_status measure_rows(probe *p, upg_error *err)
         if (energy == NULL)
             return UPG_E_NOMEM;
         p->row_energy[u] = energy;
+        if (unit->row0 == 0)
+            upg_plan_tell_reader(p->plan, unit->matrix);
         for (uint32_t r = 0; r < unit->n_rows; r++) {
             double sum = 0;
 
@@ -416,7 +418,8 @@ static upg_status measure_rows(probe *p, upg_error *err)
             if (!isfinite(energy[r])) /* its own words where a weight is not, the moments' else */
                 UPG_TRY(upg_matrix_check_finite(unit->matrix, err));
         }
-        upg_dense_forget(unit->matrix);
+        if (u + 1 == p->plan->n_units || p->plan->units[u + 1].matrix != unit->matrix)
+            upg_dense_forget(unit->matrix);
     }
 out:
     return st;
