@@ -31,6 +31,7 @@ static int print_json(const cli_command *command, const upg_estimate *e)
     cli_json_real(sizes, "ratio_source", e->ratio_source);
     cli_json_u64(sizes, "memory_bytes", e->memory_bytes);
     cli_json_u64(sizes, "disk_bytes", e->disk_bytes);
+    cli_json_u64(sizes, "journal_bytes", e->journal_bytes);
     cli_json_text(time, "kind", "estimate: work counted, divided by rates measured for seconds");
     cli_json_real(time, "seconds", e->seconds);
     cli_json_real(time, "plan_seconds", e->plan_seconds);
@@ -84,6 +85,28 @@ static void print_time(const upg_estimate *e)
     putchar('\n');
 }
 
+/* "file 5.9 GB, journal 13 GB, activations 3.4 GB": of what the disk has to hold. */
+static void disk_text(const upg_estimate *e, char *text, size_t cap)
+{
+    uint64_t spilled = e->disk_bytes - e->file_bytes - e->journal_bytes;
+    char     file[CLI_SIZE_TEXT], journal[CLI_SIZE_TEXT], states[CLI_SIZE_TEXT];
+    int      n = snprintf(text, cap, "file %s", cli_size_text(e->file_bytes, file));
+
+    if (e->journal_bytes)
+        n += snprintf(text + n, cap - (size_t)n, ", journal %s",
+                      cli_size_text(e->journal_bytes, journal));
+    if (spilled)
+        snprintf(text + n, cap - (size_t)n, ", activations %s", cli_size_text(spilled, states));
+}
+
+static void print_disk(const upg_estimate *e)
+{
+    char text[4 * CLI_SIZE_TEXT + 64];
+
+    disk_text(e, text, sizeof text);
+    printf("                    %s\n", text);
+}
+
 static int print_text(const upg_estimate *e, const char *output)
 {
     char need[CLI_SIZE_TEXT], there[CLI_SIZE_TEXT];
@@ -100,6 +123,7 @@ static int print_text(const upg_estimate *e, const char *output)
            available_text(e->memory_available, there));
     printf("  disk at most      %s; available %s (for %s)\n", cli_size_text(e->disk_bytes, need),
            available_text(e->disk_available, there), output);
+    print_disk(e);
     print_time(e);
     return cli_finish_output();
 }
@@ -107,16 +131,23 @@ static int print_text(const upg_estimate *e, const char *output)
 /* Exit code by what does not fit, after the figures. */
 static int judge(const cli_command *command, const upg_estimate *e, const char *output)
 {
-    char need[CLI_SIZE_TEXT], there[CLI_SIZE_TEXT];
+    char need[CLI_SIZE_TEXT], there[CLI_SIZE_TEXT], missing[CLI_SIZE_TEXT];
+    char parts[4 * CLI_SIZE_TEXT + 64];
 
+    disk_text(e, parts, sizeof parts);
     if (!e->fits_disk)
-        return cli_fail(command, CLI_RESOURCES, "%s: the disk lacks room: %s needed, %s available",
-                        output, cli_size_text(e->disk_bytes, need),
-                        cli_size_text(e->disk_available, there));
+        return cli_fail(
+            command, CLI_RESOURCES, "%s: the disk lacks %s: %s needed (%s), %s available%s", output,
+            cli_size_text(e->disk_bytes - e->disk_available, missing),
+            cli_size_text(e->disk_bytes, need), parts, cli_size_text(e->disk_available, there),
+            e->journal_bytes && e->disk_bytes - e->journal_bytes <= e->disk_available
+                ? "; with --no-journal it would fit, and could not be resumed"
+                : "");
     if (!e->fits_memory)
         return cli_fail(command, CLI_RESOURCES,
-                        "memory is short: %s needed, %s available; use fewer --threads, or a "
+                        "memory lacks %s: %s needed, %s available; use fewer --threads, or a "
                         "smaller --max-memory",
+                        cli_size_text(e->memory_bytes - e->memory_available, missing),
                         cli_size_text(e->memory_bytes, need),
                         cli_size_text(e->memory_available, there));
     return CLI_OK;
@@ -140,12 +171,9 @@ static int run(const cli_command *command, int argc, char **argv)
     exit_code = cli_compress_check(command, c);
     if (exit_code >= 0)
         return exit_code;
-    if (c->resume || c->join || c->no_journal || c->json_progress)
+    if (c->resume || c->json_progress)
         return cli_usage(command, "%s is of `upg compress` alone",
-                         c->resume       ? "--resume"
-                         : c->join       ? "--join"
-                         : c->no_journal ? "--no-journal"
-                                         : "--json-progress");
+                         c->resume ? "--resume" : "--json-progress");
     if (c->plan_only || c->evaluation)
         return cli_usage(command, "%s is of `upg compress` alone",
                          c->plan_only ? "--plan-only" : "--eval");

@@ -420,7 +420,8 @@ typedef struct upg_estimate {
                                                       * the model, its moments; coding */
     double code_rate, product_rate; /* measured, all threads: weights to nearest a second; flops a
                                      * second, 0 without calibration */
-    double measured_seconds;        /* how long that took */
+    double   measured_seconds;      /* how long that took */
+    uint64_t journal_bytes; /* of disk_bytes: what the journal that the options ask for takes */
 } upg_estimate;
 /** Plans as upg_compress_open does, but without reading weights or running text: rates follow from
  * shapes, and outliers are not looked for, so that sizes are those of the real plan to within what

@@ -1,4 +1,7 @@
 """compress, plans and verify."""
+import subprocess
+import sys
+
 import pytest
 from conftest import CHECKPOINT, DATA
 
@@ -83,3 +86,55 @@ def test_verify(compressed, tmp_path):
         upg.Model.open(bad, verify="now")
     with pytest.raises(upg.NotFoundError):
         upg.verify(tmp_path / "none")
+
+
+class Stop(Exception):
+    """What a progress callback raises here."""
+
+
+def stop_while_encoding(now):
+    if now.stage == "encode":
+        raise Stop
+
+
+def test_journal_and_resume(compressed, tmp_path):
+    output, journal = tmp_path / "a.upg", tmp_path / "a.upg.journal"
+    with pytest.raises(Stop):
+        upg.compress(CHECKPOINT, output, calibration="", journal=True,
+                     progress=stop_while_encoding)
+    assert not output.exists() and (journal / "head.json").exists()
+    with pytest.raises(upg.ExistsError, match="resume"):
+        upg.compress(CHECKPOINT, output, calibration="", journal=True)
+    with pytest.raises(upg.UnsupportedError, match="seed"):
+        upg.compress(CHECKPOINT, output, calibration="", resume=True, seed=3)
+    upg.compress(CHECKPOINT, output, calibration="", resume=True)
+    assert output.read_bytes() == compressed.read_bytes()
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_no_journal(tmp_path):
+    with pytest.raises(Stop):
+        upg.compress(CHECKPOINT, tmp_path / "a.upg", calibration="", progress=stop_while_encoding)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_join(compressed, tmp_path):
+    """Two workers at once: one file, the bytes of one that worked alone."""
+    output, folder = tmp_path / "a.upg", tmp_path / "work"
+    command = [sys.executable, "-c",
+               "import sys, upg; print(upg.compress(*sys.argv[1:3], calibration='', threads=1,"
+               "join=sys.argv[3]).file_bytes)", str(CHECKPOINT), str(output), str(folder)]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    sizes = [worker.communicate()[0].strip() for worker in workers]
+    assert sizes == [str(output.stat().st_size)] * 2
+    assert output.read_bytes() == compressed.read_bytes()
+    with pytest.raises(upg.UnsupportedError, match="sequential"):
+        upg.compress(CHECKPOINT, tmp_path / "b.upg", join=tmp_path / "other")
+
+
+def test_estimate_counts_the_journal(tmp_path):
+    bare = upg.estimate(CHECKPOINT, tmp_path / "a.upg", calibration="")
+    kept = upg.estimate(CHECKPOINT, tmp_path / "a.upg", calibration="", journal=True)
+    assert bare.journal_bytes == 0 and bare.disk_bytes == bare.file_bytes
+    assert kept.journal_bytes > .9 * kept.weight_bytes
+    assert kept.disk_bytes == kept.file_bytes + kept.journal_bytes

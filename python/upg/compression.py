@@ -35,10 +35,11 @@ EFFORTS = ("default", "fast", "high", "max")  # in the order of upg_effort
 def _options(hooks: Hooks, bits_per_parameter: float, max_file_bytes: int,
              calibration: str | os.PathLike[str] | None, threads: int, max_memory: int, seed: int,
              overwrite: bool, independent: bool, evaluation: str | os.PathLike[str] | None,
-             evaluation_windows: int, outliers: bool, effort: str) -> tuple[Any, list[Any]]:
+             evaluation_windows: int, outliers: bool, effort: str, journal: bool, resume: bool,
+             join: str | os.PathLike[str] | None) -> tuple[Any, list[Any]]:
     """A upg_compress_options, and the texts that it points to."""
     texts = [ffi.NULL if text is None else ffi.new("char[]", path_bytes(text))
-             for text in (calibration, evaluation)]
+             for text in (calibration, evaluation, join)]
     options = ffi.new("upg_compress_options *")
     options.struct_size = ffi.sizeof("upg_compress_options")
     try:
@@ -48,7 +49,8 @@ def _options(hooks: Hooks, bits_per_parameter: float, max_file_bytes: int,
     except (OverflowError, TypeError) as e:
         raise errors.ArgumentError("bits_per_parameter, max_file_bytes, threads, max_memory, "
                                    f"seed, evaluation_windows: {e}") from None
-    options.calibration, options.evaluation = texts
+    options.calibration, options.evaluation, options.join = texts
+    options.journal, options.resume = journal or resume, resume
     options.overwrite, options.independent = overwrite, independent
     options.without_outliers = not outliers
     if effort not in EFFORTS:
@@ -67,12 +69,14 @@ class Compression(Closable):
                  threads: int = 0, max_memory: int = 0, seed: int = 0, overwrite: bool = False,
                  independent: bool = False, evaluation: str | os.PathLike[str] | None = None,
                  evaluation_windows: int = 0, outliers: bool = True, effort: str = "default",
+                 journal: bool = False, resume: bool = False,
+                 join: str | os.PathLike[str] | None = None,
                  progress: ProgressCallback | None = None) -> None:
         """Reads the headers and plans the rates; encodes nothing. Arguments: see compress()."""
         self._hooks = Hooks(progress)
         options, _texts = _options(self._hooks, bits_per_parameter, max_file_bytes, calibration,
                                    threads, max_memory, seed, overwrite, independent, evaluation,
-                                   evaluation_windows, outliers, effort)
+                                   evaluation_windows, outliers, effort, journal, resume, join)
         out, error = ffi.new("upg_compress **"), new_error()
         status = lib.upg_compress_open(path_bytes(checkpoint), path_bytes(output), options, out,
                                        error)
@@ -90,7 +94,8 @@ class Compression(Closable):
 
     def run(self) -> Compressed:
         """Does the work. The output appears only when it is complete and verified; after a
-        failure, an exception of `progress` or Ctrl-C nothing of it remains.
+        failure, an exception of `progress` or Ctrl-C nothing of it remains but the journal, where
+        one was asked for.
 
         Raises CancelledError, NoSpaceError, IoError, DataError, OutOfMemoryError, BusyError."""
         error = new_error()
@@ -111,6 +116,8 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
              threads: int = 0, max_memory: int = 0, seed: int = 0, overwrite: bool = False,
              independent: bool = False, evaluation: str | os.PathLike[str] | None = None,
              evaluation_windows: int = 0, outliers: bool = True, effort: str = "default",
+             journal: bool = False, resume: bool = False,
+             join: str | os.PathLike[str] | None = None,
              progress: ProgressCallback | None = None) -> Compressed:
     """Compresses a Hugging Face checkpoint (safetensors folder) into one .upg file.
 
@@ -129,17 +136,29 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
     evaluation_windows  of 512 tokens, evenly spread over that text; 0 = 64
     outliers            may keep single weights and columns beside the code, where it pays
     effort              "fast", "default", "high" or "max": time for quality at equal size
+    journal             keep what is done in OUTPUT.journal until the output has its name, so that
+                        after any end of the process resume=True goes on; one that is there is
+                        refused. False keeps nothing
+    resume              go on with that journal, to the bytes of an undisturbed run; begins with one
+                        where there is none. Its input, options, machine and version must be these
+    join                a folder that all workers of this job see: it is the journal, and each codes
+                        what no other one does; with independent=True or calibration="". Every
+                        worker returns when the file is there, whoever wrote it
     progress            gets Progress at most ten times a second; what it raises cancels, and so
-                        does Ctrl-C: nothing of the output remains then
+                        does Ctrl-C: nothing of the output remains then but the journal, if any
 
     Raises NotFoundError, FormatError, UnsupportedError, DataError, ExistsError, NoSpaceError,
-    BudgetError (says the least possible), ArgumentError, OutOfMemoryError."""
+    BudgetError (says the least possible), ArgumentError, OutOfMemoryError; of a journal also
+    ExistsError (resume it, or remove it), DataError (the input has changed), UnsupportedError (it
+    is of other options or another machine), VersionError, CorruptError (says how to start again),
+    BusyError (another process works on it)."""
     with Compression(checkpoint, output, bits_per_parameter=bits_per_parameter,
                      max_file_bytes=max_file_bytes, calibration=calibration, threads=threads,
                      max_memory=max_memory, seed=seed, overwrite=overwrite,
                      independent=independent, evaluation=evaluation,
                      evaluation_windows=evaluation_windows, outliers=outliers,
-                     effort=effort, progress=progress) as job:
+                     effort=effort, journal=journal, resume=resume, join=join,
+                     progress=progress) as job:
         return job.run()
 
 
@@ -154,6 +173,7 @@ class Estimate:
                    now; 0 = not known
     fits_memory, fits_disk
                    whether there is room
+    journal_bytes  of disk_bytes: what the journal takes, where one was asked for
     seconds        estimated: the sum of plan_seconds (sensitivities, outliers), text_seconds (the
                    text through the model, its moments) and code_seconds
     code_rate      measured: weights coded to nearest a second, by all threads
@@ -180,19 +200,23 @@ class Estimate:
     code_rate: float
     product_rate: float
     measured_seconds: float
+    journal_bytes: int
 
 
 def estimate(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *,
              bits_per_parameter: float = 0.0, max_file_bytes: int = 0,
              calibration: str | os.PathLike[str] | None = None, threads: int = 0,
              max_memory: int = 0, overwrite: bool = False, independent: bool = False,
-             outliers: bool = True, progress: ProgressCallback | None = None) -> Estimate:
+             outliers: bool = True, journal: bool = False,
+             progress: ProgressCallback | None = None) -> Estimate:
     """Says in seconds what compress() with the same arguments would make and take. Writes nothing.
+    journal: counts the disk that a journal takes.
 
     Raises what compress() raises before its work; that something does not fit is no error."""
     hooks, error = Hooks(progress), new_error()
     options, _texts = _options(hooks, bits_per_parameter, max_file_bytes, calibration, threads,
-                               max_memory, 0, overwrite, independent, None, 0, outliers, "default")
+                               max_memory, 0, overwrite, independent, None, 0, outliers, "default",
+                               journal, False, None)
     e = ffi.new("upg_estimate *")
     e.struct_size = ffi.sizeof("upg_estimate")
     status = lib.upg_compress_estimate(path_bytes(checkpoint), path_bytes(output), options, e,

@@ -172,8 +172,10 @@ UPG_API void upg_compress_close(upg_compress *job)
 /* ---- estimates ------------------------------------------------------------------------------ */
 
 /* Sizes as the job's own plan tells them. */
-static void copy_sizes(const upg_job *job, upg_estimate *e)
+static void copy_sizes(const upg_job *job, const upg_compress_options *o, upg_estimate *e)
 {
+    bool join = o->join && o->join[0] != '\0';
+
     const upg_container_size *size = upg_job_size(job);
 
     e->parameters = size->parameters;
@@ -183,7 +185,9 @@ static void copy_sizes(const upg_job *job, upg_estimate *e)
     e->ratio_fp32 = 4.0 * (double)e->parameters / (double)e->file_bytes;
     e->ratio_source = (double)e->source_bytes / (double)e->file_bytes;
     e->memory_bytes = upg_job_memory(job);
-    e->disk_bytes = e->file_bytes + upg_job_spilled(job);
+    if (o->journal || o->resume || join)
+        e->journal_bytes = upg_job_journal(job, !join);
+    e->disk_bytes = e->file_bytes + e->journal_bytes + upg_job_spilled(job);
 }
 
 /* What is there; where the system does not tell, it counts as enough. */
@@ -242,7 +246,7 @@ UPG_API upg_status upg_compress_estimate(const char *checkpoint, const char *out
     st = open_job(checkpoint, output, &o, true, &c, err);
     if (st != UPG_OK || !c)
         goto out;
-    copy_sizes(c->job, &known);
+    copy_sizes(c->job, &o, &known);
     look_around(output, &known);
     UPG_TRY(estimate_time(c->job, &o, &known, err));
     upg_struct_out(&known, sizeof known, estimate);

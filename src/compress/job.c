@@ -12,7 +12,9 @@
 #include "base/alloc.h"
 #include "tokenizer/tokenizer.h"
 
-#define MAX_BITS 32.0
+#define MAX_BITS      32.0
+#define JOURNAL_HEAD  (UINT64_C(1) << 20) /* head.json and leases: hundreds of kilobytes at most */
+#define JOURNAL_BLOCK 4096                /* what a file system rounds each file up to */
 
 static upg_status check_input(const upg_weights *weights, upg_error *err)
 {
@@ -103,6 +105,11 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     job->output = upg_strndup(output, strlen(output), err);
     job->checkpoint = upg_strndup(checkpoint, strlen(checkpoint), err);
     UPG_TRY(job->output != NULL && job->checkpoint != NULL ? UPG_OK : UPG_E_NOMEM);
+    if (settings->join != NULL) {
+        job->join = upg_strndup(settings->join, strlen(settings->join), err);
+        job->settings.join = job->join;
+        UPG_TRY(job->join != NULL ? UPG_OK : UPG_E_NOMEM);
+    }
     if (!(settings->bits_per_parameter >= 0 && settings->bits_per_parameter <= MAX_BITS))
         UPG_TRY(upg_fail(err, UPG_E_ARG, "bits_per_parameter is %g, at most %g make sense",
                          settings->bits_per_parameter, MAX_BITS));
@@ -160,16 +167,40 @@ const upg_container_size *upg_job_size(const upg_job *job)
     return &job->size;
 }
 
+/* Activations at the input of a layer, of all windows and streams. */
+static uint64_t streams_bytes(const upg_job *job)
+{
+    uint64_t streams = job->settings.independent ? 1 : 2;
+
+    return streams * job->calibration.n_windows * job->calibration.window *
+           job->weights->config.hidden * sizeof(float);
+}
+
 uint64_t upg_job_spilled(const upg_job *job)
 {
     uint64_t window = (uint64_t)job->calibration.window * job->weights->config.hidden;
-    uint64_t planning = 0, encoding = 0, streams = job->settings.independent ? 1 : 2;
+    uint64_t planning = 0, encoding = 0;
 
     if (job->plan_memory.spill)
-        planning = (job->weights->config.n_layers + UINT64_C(1)) * upg_job_plan_windows(job);
+        planning = (job->weights->config.n_layers + UINT64_C(1)) * upg_job_plan_windows(job) *
+                   window * sizeof(float);
     if (job->encode_memory.spill)
-        encoding = streams * job->calibration.n_windows;
-    return (planning > encoding ? planning : encoding) * window * sizeof(float);
+        encoding = streams_bytes(job);
+    return planning > encoding ? planning : encoding;
+}
+
+uint64_t upg_job_journal(const upg_job *job, bool streams)
+{
+    uint64_t bytes = JOURNAL_HEAD + (streams ? 2 * streams_bytes(job) : 0);
+
+    for (uint32_t u = 0; u < job->plan.n_units; u++) {
+        const upg_plan_unit *unit = &job->plan.units[u];
+
+        if (unit->row0 == 0)
+            bytes += UPG_JOURNAL_FRONT + UPG_JOURNAL_HASH + JOURNAL_BLOCK;
+        bytes += sizeof(uint32_t) * upg_plan_unit_words(unit) + sizeof(uint16_t) * unit->n_rows;
+    }
+    return bytes;
 }
 
 uint64_t upg_job_memory(const upg_job *job)
@@ -209,5 +240,6 @@ void upg_job_close(upg_job *job)
     upg_buffer_deinit(&job->result_json);
     upg_free(job->output);
     upg_free(job->checkpoint);
+    upg_free(job->join);
     upg_free(job);
 }

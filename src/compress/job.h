@@ -37,7 +37,7 @@ typedef struct upg_job_settings {
                    * resumed */
     bool        resume; /* goes on with that journal; afresh where there is none */
     const char *join;   /* NULL, or a folder that is the journal, where other processes work on the
-                         * same   job; with independent calibration or none. Outlives the job */
+                         * same job; with independent calibration or none */
     double lease_seconds;           /* a worker that is not heard of for so long is dead; 0 = 120 */
     double keep_seconds;            /* of work between kept streams; 0 = 60, < 0 = every layer */
     const upg_evaluator *evaluator; /* NULL = the file is not run; outlives the job */
@@ -63,6 +63,9 @@ const char *upg_job_result_json(const upg_job *job);
 const upg_container_size *upg_job_size(const upg_job *job);
 uint64_t                  upg_job_memory(const upg_job *job);
 uint64_t                  upg_job_spilled(const upg_job *job);
+/** What a journal of it takes at most, whether it keeps one or not; streams: of kept activations
+ * too, of which two sets lie on the disk for a moment. */
+uint64_t upg_job_journal(const upg_job *job, bool streams);
 /** What the job works on, borrowed. windows: of the calibration text, and those for planning. */
 const upg_weights *upg_job_weights(const upg_job *job);
 const upg_plan    *upg_job_plan(const upg_job *job);

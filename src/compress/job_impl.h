@@ -12,7 +12,7 @@
 
 struct upg_job {
     upg_job_settings   settings;
-    char              *output, *checkpoint;
+    char              *output, *checkpoint, *join; /* join: settings.join, or NULL */
     upg_weights       *weights;
     upg_input          input; /* the same, as a thing that may change */
     upg_arena          arena;

@@ -4,7 +4,7 @@ upg plan data/phi4-micro --no-calibration -q >plan || exit
 sed 's/[0-9][0-9.]*/N/g; s/N [kMGT]\?B/N B/g; s/N minutes/N s/g' plan
 upg plan data/phi4-micro --no-calibration -q --json >plan.json || exit
 json_keys sizes.parameters sizes.source_bytes sizes.weight_bytes sizes.file_bytes sizes.ratio_fp32 \
-    sizes.ratio_source sizes.memory_bytes sizes.disk_bytes time.seconds time.plan_seconds \
+    sizes.ratio_source sizes.memory_bytes sizes.disk_bytes sizes.journal_bytes time.seconds time.plan_seconds \
     time.text_seconds time.code_seconds time.measured_weights_per_second \
     time.measured_flops_per_second time.measured_for_seconds memory_available disk_available \
     fits_memory fits_disk <plan.json

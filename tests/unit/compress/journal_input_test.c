@@ -309,13 +309,57 @@ static void temporaries_of_the_dead_go(void **state)
     upg_outfile_discard(alive);
 }
 
+/* ---- disk ------------------------------------------------------------------------------------ */
+
+static uint64_t most_bytes;
+
+/* What the journal takes at this moment, blocks of the file system included. */
+static void weigh(void *user, upg_file_op op, const char *from, const char *to)
+{
+    DIR           *dir = opendir(journal);
+    struct dirent *entry;
+    struct stat    info;
+    uint64_t       bytes = 0;
+
+    (void)user;
+    (void)op;
+    (void)from;
+    (void)to;
+    while (dir != NULL && (entry = readdir(dir)) != NULL)
+        if (fstatat(dirfd(dir), entry->d_name, &info, 0) == 0 && S_ISREG(info.st_mode))
+            bytes += (uint64_t)info.st_blocks * 512;
+    if (dir != NULL)
+        closedir(dir);
+    most_bytes = bytes > most_bytes ? bytes : most_bytes;
+}
+
+static void journals_take_what_was_planned(void **state)
+{
+    upg_job_settings s = settings_of(true, false);
+    uint64_t         planned;
+    upg_job         *job;
+
+    (void)state;
+    OK(upg_job_open(texted, path, &s, &job, &err));
+    planned = upg_job_journal(job, true);
+    most_bytes = 0;
+    upg_file_watch(weigh, NULL);
+    OK(upg_job_run(job, &err));
+    upg_file_watch(NULL, NULL);
+    upg_job_close(job);
+    print_message("%llu bytes planned, %llu taken\n", (unsigned long long)planned,
+                  (unsigned long long)most_bytes);
+    assert_true(most_bytes > 100000);
+    assert_true(most_bytes <= planned && planned - most_bytes < UINT64_C(2) << 20);
+}
+
 int main(void)
 {
 #define EACH(name) cmocka_unit_test_setup_teardown(name, clear, clear)
     const struct CMUnitTest tests[] = {
         EACH(shards_change_midway),        EACH(records_hold_the_hashes),
         EACH(other_arithmetic_is_refused), EACH(dead_leases_with_wrong_times),
-        EACH(temporaries_of_the_dead_go),
+        EACH(temporaries_of_the_dead_go),  EACH(journals_take_what_was_planned),
     };
 
     return cmocka_run_group_tests(tests, make_sharded, remove_sharded);
