@@ -1,12 +1,14 @@
 /* cuda_bench: Phi-4's shape on one NVIDIA GPU, random bits in the benchmark mix (embedding in bands
  * of 2.875 bits on average, head 4, q, k, v, gate and up 3, o and down 3.5):
  *
- *     cuda_bench [results.json [layers]]
+ *     cuda_bench [results.json [layers [prompts | prompts8 | once]]]
  *
  * What is measured, with median and spread of 31 repetitions: reading the weights, the products of
  * every shape within one launch beside plain reads of the same ring, decoding at empty context, 2k
  * and 16k with fp16 and int8 KV, as one launch, as a graph and through the API's call with logits,
- * and prefill of 512 tokens. Bits are shared between matrices on the host and apart on the device.
+ * and batches up to prefill of 512 tokens (with "prompts" these alone, "prompts8": those in 8-bit
+ * values; "once": one batch of 512, to be profiled). Bits are shared between matrices on the host
+ * and apart on the device.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -303,10 +305,10 @@ static void decode_calls(bench *b)
     report(b, "decode by calls with logits, empty context", "tok/s", spread_of(speed, REPETITIONS));
 }
 
-static void batches(bench *b, uint32_t n, bool all_logits)
+static void batches(bench *b, uint32_t n, bool all_logits, bool fast)
 {
     static upg_batch_row rows[PREFILL];
-    upg_batch batch = { .n_rows = n, .rows = rows, .kv_layout = &b->layout, .cancel = NULL };
+    upg_batch batch = { .n_rows = n, .rows = rows, .kv_layout = &b->layout, .fast = fast };
     double    ms[REPETITIONS];
     char      name[64];
 
@@ -317,7 +319,7 @@ static void batches(bench *b, uint32_t n, bool all_logits)
     check(b, b->tools->time_batch(b->backend, &batch, REPETITIONS, ms, &b->err));
     for (int i = 0; i < REPETITIONS; i++)
         ms[i] = n / ms[i] * 1e3;
-    snprintf(name, sizeof name, "batch of %u rows", n);
+    snprintf(name, sizeof name, "batch of %u rows%s", n, fast ? ", 8-bit values" : "");
     report(b, name, "tok/s", spread_of(ms, REPETITIONS));
 }
 
@@ -346,11 +348,11 @@ static void compare_ways(bench *b)
 }
 
 /* Milliseconds of each kind of op in a batch, run op by op. */
-static void trace(bench *b, uint32_t n)
+static void trace(bench *b, uint32_t n, bool fast)
 {
     static upg_batch_row rows[PREFILL];
-    upg_batch            batch = { .n_rows = n, .rows = rows, .kv_layout = &b->layout };
-    double               ms[UPG_OP_COUNT] = { 0 };
+    upg_batch batch = { .n_rows = n, .rows = rows, .kv_layout = &b->layout, .fast = fast };
+    double    ms[UPG_OP_COUNT] = { 0 };
 
     batch.op_ns = upg_calloc(b->program->n_ops + 1, sizeof *batch.op_ns, &b->err);
     check(b, batch.op_ns ? UPG_OK : UPG_E_NOMEM);
@@ -360,7 +362,7 @@ static void trace(bench *b, uint32_t n)
         check(b, b->class_->run(b->backend, &batch, &b->err));
     for (uint32_t i = 0; i < b->program->n_ops; i++)
         ms[b->program->ops[i].code] += (double)(batch.op_ns[i + 1] - batch.op_ns[i]) * 1e-6;
-    printf("%u rows, op by op, milliseconds:", n);
+    printf("%u rows%s, op by op, milliseconds:", n, fast ? ", 8-bit values" : "");
     for (int code = 0; code < UPG_OP_COUNT; code++)
         printf(" %s %.2f", upg_op_name((upg_opcode)code), ms[code]);
     printf("\n");
@@ -411,13 +413,13 @@ static void trace_steps(bench *b, uint32_t position)
 }
 
 /* The last token of a prompt, in one batch with it and alone behind it. */
-static void compare_prefill(bench *b)
+static void compare_prefill(bench *b, bool fast)
 {
     static upg_batch_row rows[PREFILL];
-    upg_batch            batch = { .n_rows = PREFILL, .rows = rows, .kv_layout = &b->layout };
-    uint32_t             vocab = b->weights.config.vocab;
-    float               *together = upg_malloc(vocab, sizeof *together, &b->err);
-    double               worst = 0, range = 0;
+    upg_batch batch = { .n_rows = PREFILL, .rows = rows, .kv_layout = &b->layout, .fast = fast };
+    uint32_t  vocab = b->weights.config.vocab;
+    float    *together = upg_malloc(vocab, sizeof *together, &b->err);
+    double    squares = 0, all = 0;
 
     check(b, together ? UPG_OK : UPG_E_NOMEM);
     for (uint32_t i = 0; i < PREFILL; i++)
@@ -429,12 +431,37 @@ static void compare_prefill(bench *b)
     batch.n_rows = 1;
     check(b, b->class_->run(b->backend, &batch, &b->err));
     for (uint32_t i = 0; i < vocab; i++) {
-        worst = fmax(worst, fabs((double)together[i] - (double)b->logits[i]));
-        range = fmax(range, fabs((double)together[i]));
+        double d = (double)together[i] - (double)b->logits[i];
+
+        squares += d * d;
+        all += (double)together[i] * (double)together[i];
     }
-    printf("a prompt's last token in the batch against alone: largest difference %.3g of %.3g\n",
-           worst, range);
+    printf("a prompt's last token in the batch%s against alone: %.3g of the logits' norm\n",
+           fast ? ", 8-bit values," : "", sqrt(squares / all));
     upg_free(together);
+}
+
+/* One batch of values of 8 bits, to be profiled. */
+static void once(bench *b)
+{
+    static upg_batch_row rows[PREFILL];
+    upg_batch batch = { .n_rows = PREFILL, .rows = rows, .kv_layout = &b->layout, .fast = true };
+
+    for (uint32_t i = 0; i < PREFILL; i++)
+        rows[i] =
+            (upg_batch_row) { (int32_t)(i * 31), i, &b->view, i + 1 == PREFILL ? b->logits : NULL };
+    check(b, b->class_->run(b->backend, &batch, &b->err));
+}
+
+static void prompts(bench *b, bool exact)
+{
+    for (int fast = !exact; fast < 2; fast++) {
+        compare_prefill(b, fast);
+        for (uint32_t n = fast ? 16 : 64; n <= PREFILL; n *= n == 64 ? 4 : 2)
+            batches(b, n, false, fast);
+        trace(b, 64, fast);
+        trace(b, PREFILL, fast);
+    }
 }
 
 static void measure(bench *b, uint32_t n_layers)
@@ -453,7 +480,6 @@ static void measure(bench *b, uint32_t n_layers)
         open_pages(b, (upg_kv_type)type);
         if (type == 0) {
             compare_ways(b);
-            compare_prefill(b);
             speed = decode(b, UPG_CUDA_ONE_LAUNCH, "decode, one launch, empty context", 0);
             printf("  %.4f ms a token, %.4f ms for %u layers each with its share of the head\n",
                    1e3 / speed, 1e3 / speed / n_layers, n_layers);
@@ -468,13 +494,10 @@ static void measure(bench *b, uint32_t n_layers)
         decode(b, UPG_CUDA_ONE_LAUNCH, name, 16384);
         if (type == 0) {
             for (uint32_t n = 1; n <= 8; n *= 2)
-                batches(b, n, true);
-            batches(b, 64, false);
-            batches(b, 256, false);
-            batches(b, PREFILL, false);
-            trace(b, 1);
-            trace(b, 8);
-            trace(b, PREFILL);
+                batches(b, n, true, false);
+            trace(b, 1, false);
+            trace(b, 8, false);
+            prompts(b, true);
         }
         trace_steps(b, 16384);
         close_pages(b);
@@ -513,7 +536,16 @@ int main(int argc, char **argv)
                 b.class_->describe(b.backend), n_layers, b.tools->token_bytes(b.backend));
     b.logits = upg_malloc((size_t)b.weights.config.vocab, sizeof *b.logits, &b.err);
     check(&b, b.logits ? UPG_OK : UPG_E_NOMEM);
-    measure(&b, n_layers);
+    if (argc > 3) {
+        open_pages(&b, UPG_KV_F16);
+        if (strcmp(argv[3], "once") == 0)
+            once(&b);
+        else
+            prompts(&b, strcmp(argv[3], "prompts8") != 0);
+        close_pages(&b);
+    } else {
+        measure(&b, n_layers);
+    }
     if (b.json) {
         fprintf(b.json, "\n]\n");
         fclose(b.json);

@@ -38,16 +38,18 @@ typedef struct upg_batch {
     /* NULL, or [n_ops + 1]: when the first op began and when each ended, by upg_now_ns. Only for
      * classes with times_ops. */
     uint64_t *op_ns;
-    /* cpu, where it pays: products with weights rounded to 8 bits (kernels/quantised.h), except
-     * those of LOGITS. What a row gives depends on this flag, but not on the other rows. */
+    /* cpu, where it pays, and classes with takes_fast: products with weights rounded to 8 bits
+     * (kernels/quantised.h), except those of LOGITS. What a row gives depends on this flag, but not
+     * on the other rows; on cuda batches of 8 rows and less are exact all the same. */
     bool fast;
 } upg_batch;
 
 typedef struct upg_backend upg_backend;
 
 typedef struct upg_backend_class {
-    const char *name;      /* "ref", "cpu" */
-    bool        times_ops; /* fills upg_batch.op_ns */
+    const char *name;       /* "ref", "cpu" */
+    bool        times_ops;  /* fills upg_batch.op_ns */
+    bool        takes_fast; /* upg_batch.fast always counts, whatever the host's CPU */
     /** Checks that it has every op, allocates scratch. Errors: E_UNSUPPORTED (names the op or the
      * layout), E_NOMEM, E_DEVICE. */
     upg_status (*create)(const upg_program *program, const upg_backend_options *options,

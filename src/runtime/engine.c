@@ -100,8 +100,10 @@ bool upg_engine_long_rope(const upg_model *model, uint32_t n_tokens)
 
 bool upg_engine_has_fast_prompts(const upg_model *model)
 {
-    return model->class_ == &upg_backend_cpu && model->kernels.fast_i8 &&
-           model->weights->head.kind == UPG_MATRIX_CODED;
+    bool fast =
+        model->class_ == &upg_backend_cpu ? model->kernels.fast_i8 : model->class_->takes_fast;
+
+    return fast && model->weights->head.kind == UPG_MATRIX_CODED;
 }
 
 bool upg_engine_is_end(const upg_model *model, upg_token token)

@@ -16,13 +16,15 @@
 #include "backend/cuda/cuda_tools.h"
 #include "backend/cuda_loader.h"
 #include "base/alloc.h"
+#include "base/cpu.h"
 #include "base/random.h"
+#include "kernels/kernels.h"
 #include "support/coded_weights.h"
 #include "support/make_checkpoint.h"
 #include "support/npy.h"
 #include "support/temp_folder.h"
 
-enum { N_TOKENS = 150, MAX_PAGES = 64, MAX_BATCH = 256, DENSE = 1 };
+enum { N_TOKENS = 150, MAX_PAGES = 64, MAX_BATCH = 300, DENSE = 1 };
 
 typedef struct model {
     char        *folder;
@@ -32,6 +34,7 @@ typedef struct model {
     upg_error    err;
     uint32_t     n;
     int32_t      tokens[1024];
+    bool         fast; /* batches may take values of 8 bits */
 } model;
 
 #define OK(m, expression)                                                                          \
@@ -137,7 +140,7 @@ static void append(model *m, sequence *s, uint32_t batch, float *logits)
     static upg_batch_row rows[MAX_BATCH];
 
     for (uint32_t done = 0; done < m->n;) {
-        upg_batch b = { .rows = rows, .kv_layout = &s->layout };
+        upg_batch b = { .rows = rows, .kv_layout = &s->layout, .fast = m->fast };
 
         for (; b.n_rows < batch && done < m->n; done++)
             rows[b.n_rows++] = (upg_batch_row) { m->tokens[done], done, &s->view,
@@ -307,38 +310,98 @@ static void wide_heads(void **state)
     check_shape(&shape, "heads of 256");
 }
 
-/* Batches that fill the device take other kernels: a warp for each row's attention, several tiles
- * of rows in a product. */
+/* Batches that fill the device take several tiles of rows in a product and of keys in attention. */
 static void large_batches(void **state)
 {
     static const upg_kv_type types[] = { UPG_KV_F16, UPG_KV_I8 };
-    upg_backend_options      none = { 0 };
+    upg_backend_options      none = { 0 }, threads = { .threads = 2 };
     test_model_shape         shape = test_model_small();
+    upg_kernels              kernels;
     model                    m;
 
     (void)state;
     if (no_gpu())
         skip();
+    upg_kernels_select(upg_cpu_flags(), &kernels);
+    if (!kernels.fast_i8)
+        print_message("values of 8 bits: not compared, this CPU computes exactly\n");
     shape.n_heads = 12;
     shape.n_kv_heads = 4;
-    shape.hidden = 768;
     shape.ffn = 1280;
     shape.context = 320;
-    for (uint32_t head_dim = 64; head_dim <= 128; head_dim += 64)
-        for (int t = 0; t < 2; t++) {
-            float *want;
+    for (int i = 0; i < 6; i++) { /* 4 and 5: codes of lengths 12, 14 and 16 */
+        float *want;
 
-            shape.head_dim = head_dim;
-            open_model(&m, &shape, true);
-            m.n = 300;
-            for (uint32_t i = 0; i < m.n; i++)
-                m.tokens[i] = (int32_t)(upg_random_u64(4, i) % shape.vocab);
-            want = run(&m, &upg_backend_cpu, (upg_backend_options) { .threads = 2 }, types[t], 150);
-            expect_close(&m, want, none, types[t], 150, coded_worst, coded_typical,
-                         "large batches");
-            upg_free(want);
-            close_model(&m);
+        shape.head_dim = i % 2 ? 128 : 64;
+        shape.hidden = i % 2 ? 1024 : 768;
+        open_model_at(&m, &shape, i < 4 ? UPG_CODE_DEFAULT_LENGTH : 0);
+        m.n = 300;
+        m.fast = i == 1 || i == 2 || i == 4;
+        if (m.fast && !kernels.fast_i8)
+            m.fast = false;
+        for (uint32_t k = 0; k < m.n; k++)
+            m.tokens[k] = (int32_t)(upg_random_u64(4, k) % shape.vocab);
+        want = run(&m, &upg_backend_cpu, threads, types[i / 2 % 2], 300);
+        expect_close(&m, want, none, types[i / 2 % 2], 300, coded_worst, coded_typical,
+                     m.fast ? "large batches, 8-bit values" : "large batches");
+        expect_close(&m, want, none, types[i / 2 % 2], 100, coded_worst, coded_typical,
+                     "the same in parts");
+        upg_free(want);
+        close_model(&m);
+    }
+}
+
+/* Rows of two sequences in one batch give what they give apart. */
+static void two_sequences(void **state)
+{
+    enum { FIRST = 70, SECOND = 43 };
+    static upg_batch_row rows[FIRST + SECOND];
+    test_model_shape     shape = test_model_small();
+    upg_backend_options  options = { .max_rows = FIRST + SECOND };
+    upg_backend         *backend;
+    sequence             s[2];
+    model                m;
+    size_t               vocab;
+    float               *apart, *together;
+
+    (void)state;
+    if (no_gpu())
+        skip();
+    shape.head_dim = 64;
+    shape.context = 192;
+    open_model(&m, &shape, true);
+    vocab = m.weights->config.vocab;
+    apart = upg_malloc(2 * (FIRST + SECOND) * vocab, sizeof *apart, &m.err);
+    assert_non_null(apart);
+    together = apart + (FIRST + SECOND) * vocab;
+    OK(&m, cuda->create(m.program, &options, &backend, &m.err));
+    for (int i = 0; i < 2; i++)
+        open_sequence(&m, &s[i], cuda, backend, UPG_KV_F16, FIRST);
+    for (int both = 0; both < 2; both++) {
+        float    *to = both ? together : apart;
+        upg_batch batch = { .rows = rows, .kv_layout = &s[0].layout };
+
+        for (uint32_t i = 0; i < FIRST + SECOND; i++) {
+            uint32_t position = i < FIRST ? i : i - FIRST;
+
+            rows[i] =
+                (upg_batch_row) { m.tokens[i], position, &s[i >= FIRST].view, to + i * vocab };
         }
+        batch.n_rows = both ? FIRST + SECOND : FIRST;
+        OK(&m, cuda->run(backend, &batch, &m.err));
+        batch.rows += FIRST;
+        batch.n_rows = SECOND;
+        if (!both)
+            OK(&m, cuda->run(backend, &batch, &m.err));
+    }
+    for (size_t i = 0; i < (FIRST + SECOND) * vocab; i++)
+        if (!(fabsf(apart[i] - together[i]) <= 1e-5f))
+            fail_msg("row %zu: %g instead of %g", i / vocab, (double)together[i], (double)apart[i]);
+    for (int i = 0; i < 2; i++)
+        close_sequence(&s[i]);
+    cuda->close(backend);
+    close_model(&m);
+    upg_free(apart);
 }
 
 /* ---- the micro model --------------------------------------------------------------------------
@@ -528,10 +591,10 @@ static void errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_shape),  cmocka_unit_test(awkward_widths),
-        cmocka_unit_test(wide_heads),   cmocka_unit_test(large_batches),
-        cmocka_unit_test(micro_logits), cmocka_unit_test(micro_greedy),
-        cmocka_unit_test(errors),
+        cmocka_unit_test(small_shape),   cmocka_unit_test(awkward_widths),
+        cmocka_unit_test(wide_heads),    cmocka_unit_test(large_batches),
+        cmocka_unit_test(two_sequences), cmocka_unit_test(micro_logits),
+        cmocka_unit_test(micro_greedy),  cmocka_unit_test(errors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -124,6 +124,8 @@ static void close_backend(upg_backend *backend)
     if (b == NULL)
         return;
     (void)cudaSetDevice(b->device);
+    if (b->side)
+        (void)cudaStreamSynchronize(b->side);
     if (b->stream)
         (void)cudaStreamSynchronize(b->stream);
     while (b->free_pages != NULL) {
@@ -144,6 +146,12 @@ static void close_backend(upg_backend *backend)
     (void)cudaFreeHost(b->bad_out);
     (void)cudaFreeHost(b->tokens_out);
     (void)cudaFree(b->base);
+    if (b->decoded)
+        (void)cudaEventDestroy(b->decoded);
+    if (b->multiplied)
+        (void)cudaEventDestroy(b->multiplied);
+    if (b->side)
+        (void)cudaStreamDestroy(b->side);
     if (b->stream)
         (void)cudaStreamDestroy(b->stream);
     free_host(b);
@@ -224,10 +232,26 @@ static upg_status check_program(const cuda_backend *b, upg_error *err)
     return UPG_OK;
 }
 
+/* Blocks of the main stream come first where both have some waiting. */
+static int create_streams(cuda_backend *b)
+{
+    int low = 0, high = 0, e = cudaDeviceGetStreamPriorityRange(&low, &high);
+
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithPriority(&b->stream, cudaStreamNonBlocking, high);
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithPriority(&b->side, cudaStreamNonBlocking, low);
+    if (e == cudaSuccess)
+        e = cudaEventCreateWithFlags(&b->decoded, cudaEventDisableTiming);
+    if (e == cudaSuccess)
+        e = cudaEventCreateWithFlags(&b->multiplied, cudaEventDisableTiming);
+    return e;
+}
+
 static int allocate_pinned(cuda_backend *b)
 {
     size_t vocab = b->program->weights->config.vocab, rows = b->max_rows;
-    int    e = cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking);
+    int    e = create_streams(b);
 
     for (int i = 0; i < 2 && e == cudaSuccess; i++) {
         e = cudaMallocHost((void **)&b->pinned[i], PINNED_BYTES);
@@ -293,6 +317,7 @@ static uint64_t backend_memory(const upg_backend *backend)
 
 static const upg_backend_class class_cuda = { .name = "cuda",
                                               .times_ops = true,
+                                              .takes_fast = true,
                                               .create = create_backend,
                                               .run = upg_cuda_run,
                                               .describe = describe_backend,

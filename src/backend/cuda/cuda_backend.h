@@ -44,7 +44,9 @@ typedef struct cuda_backend {
     const upg_program *program;
     int                device;
     cudaStream_t       stream;
+    cudaStream_t       side;      /* decodes matrices for batches */
     cudaEvent_t        copied[2]; /* staging buffer i is free again */
+    cudaEvent_t        decoded, multiplied;
     uint32_t           n_ctas, shared_limit, max_rows;
     cuda_op           *ops;
     cuda_slot         *slots;

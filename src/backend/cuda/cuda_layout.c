@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/cuda_prompt.h"
 #include "base/alloc.h"
 #include "program/op_table.h"
 
@@ -274,14 +275,15 @@ static void bind_slot(cuda_backend *b, const upg_slot *slot, uint8_t *at, const 
     to->prepared.rotated = 1;
     to->prepared.log_block = log2_of(slot->prepared.rotation.block);
     to->prepared.signs = signs;
-    to->prepared.halves = (uint16_t *)(void *)at;
-    to->prepared.codes = (uint32_t *)(void *)(at + rows * stride * 2);
-    to->prepared.scales = (float *)(void *)(at + rows * stride * 3);
-    to->prepared.sums = (int32_t *)(void *)(at + rows * (stride * 3 + 4));
+    to->prepared.codes = (uint32_t *)(void *)at;
+    to->prepared.scales = (float *)(void *)(at + rows * stride);
+    to->prepared.sums = (int32_t *)(void *)(at + rows * (stride + 4));
+    if (rows > CU_FEW_ROWS) /* only batches of many rows want tiles, of 8 rows */
+        to->prepared.tiles = at + (rows * (stride + 8) + 255) / 256 * 256;
 }
 
 /* As the program plans it, for rows of whole tiles: what it sets aside for a rotated input, 9 bytes
- * for each, covers the 3 and two words that bind_slot uses. */
+ * for each, covers what bind_slot uses: a byte for codes, two in each of 8 rows' tiles. */
 static upg_status lay_slots(cuda_backend *b, upg_slot *slots, upg_live_range *ranges,
                             uint32_t *live, float *signs)
 {
@@ -342,7 +344,9 @@ static void lay_scratch(cuda_backend *b)
                                         ((size_t)p->n_u + 16 * p->n_bands) * p->n_ktiles * 32 +
                                         256 * p->n_bands);
         if (rows > CU_FEW_ROWS && inner)
-            staging = max_size(staging, (size_t)p->n_rows * padded_width(p->n_cols) * 2);
+            staging = max_size(
+                staging, cu_decoded_bytes(cu_decoded_groups(p->n_rows, op->code == UPG_OP_GATE_UP),
+                                          padded_width(p->n_cols), CU_HALVES));
     }
     b->scratch_stride = padded_width(widest);
     b->scratch = upg_cuda_take(b, rows * b->scratch_stride * sizeof(float));

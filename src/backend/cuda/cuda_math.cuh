@@ -161,13 +161,6 @@ static __device__ __forceinline__ uint32_t place_of(uint32_t j)
     return (j & ~255u) + word * 4 + (j >> 3 & 3);
 }
 
-/* Where fp16 operands of many rows have column j: columns i and 32 + i of 64 side by side, as a
- * lane decodes them. This is the column of element `at`. */
-static __device__ __forceinline__ uint32_t column_of_half(uint32_t at)
-{
-    return (at & ~63u) + (at & 1) * 32 + (at >> 1 & 31);
-}
-
 /* Rounded to the nearest even integer; |x·inverse| < 2^22. The low byte is the int8 code. */
 static __device__ __forceinline__ uint32_t rounded(float x, float inverse)
 {

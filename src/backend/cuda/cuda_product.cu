@@ -1,6 +1,5 @@
 /* cuda_product.cu: products of a batch: coded ones on the stored bits (up to 8 rows), their FIR,
- * the decoding of whole matrices to fp16, dense ones, and the plain read that speeds are compared
- * with.
+ * dense ones, and the plain read that speeds are compared with.
  */
 #include "backend/cuda/cuda_fir.cuh"
 
@@ -83,129 +82,6 @@ __global__ void __launch_bounds__(CU_THREADS)
 
     fir_rows(p.bands, u + (uint64_t)blockIdx.y * p.n_u, scales[blockIdx.y], begin, end, staged,
              [&](uint32_t row, float y) { to[row] = add ? to[row] + y : y; });
-}
-
-/* ---- decoding ---------------------------------------------------------------------------------
- * A warp owns 64 columns, two groups, of a run of row tiles. 32 binary rows × 32 columns are turned
- * over by five exchanges, after which each lane has its column's bits in one register; windows of L
- * bits then index a table of all values. A lane writes its two columns side by side. */
-enum {
-    DECODE_WARPS = 8, /* four for the 256 columns of a tile, two runs of rows */
-    DECODE_RUN = 256,
-    DECODE_ROWS = 2 * DECODE_RUN,
-    DECODE_TILES = DECODE_ROWS * 5 / 16 + 8,
-    HALF_TABLE = 7 /* bits of a window whose sums are made first; 14 at most */
-};
-
-/* Lane i holds row i of a 32 × 32 bit matrix; afterwards it holds column i. */
-__device__ __forceinline__ uint32_t transpose_bits(uint32_t x)
-{
-    const uint32_t masks[5] = { 0x0000FFFFu, 0x00FF00FFu, 0x0F0F0F0Fu, 0x33333333u, 0x55555555u };
-    uint32_t       lane = threadIdx.x & 31;
-
-#pragma unroll
-    for (int i = 0; i < 5; i++) {
-        int      d = 16 >> i;
-        uint32_t other = __shfl_xor_sync(~0u, x, d);
-
-        x = lane & d ? (x & ~masks[i]) | (other >> d & masks[i])
-                     : (x & masks[i]) | (other << d & ~masks[i]);
-    }
-    return x;
-}
-
-/* The word of binary row `row` (of the run whose first tile is `first`), one group. */
-__device__ __forceinline__ uint32_t code_word(cu_tape tape, const uint32_t *tiles, uint32_t first,
-                                              uint32_t row, uint32_t group)
-{
-    uint32_t lane = row % 8 * 4 + group % 4, reg = (row / 8 & 1) + 2 * (group / 4 & 1);
-
-    return __ldcs((const uint32_t *)tape.bytes + (uint64_t)tiles[row / CU_TILE_ROWS - first] * 128 +
-                  lane * 4 + reg);
-}
-
-/* All values of a band's windows; `parts` holds 2 << HALF_TABLE words. */
-__device__ __forceinline__ void fill_table(const cu_band *b, int *parts, __half *table)
-{
-    const uint32_t length = b->length, n = 1u << HALF_TABLE;
-
-    for (uint32_t i = threadIdx.x; i < 2 * n; i += 32 * DECODE_WARPS) {
-        uint32_t first = i < n ? 0 : HALF_TABLE, end = min(first + HALF_TABLE, length);
-        int      value = 0;
-
-        for (uint32_t t = first; t < end; t++)
-            value += i % n >> (t - first) & 1 ? b->taps[t] : -b->taps[t];
-        parts[i] = value;
-    }
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < 1u << length; i += 32 * DECODE_WARPS)
-        table[i] = __int2half_rn(parts[i % n] + parts[n + (i >> HALF_TABLE)]);
-    __syncthreads();
-}
-
-/* grid: x runs over tiles of 256 columns, y over runs of rows, z over bands. */
-__global__ void __launch_bounds__(32 * DECODE_WARPS)
-    decode_kernel(cu_product p, cu_tape tape, __half *w, uint32_t stride)
-{
-    __shared__ uint32_t      tiles[DECODE_TILES]; /* where the rows' tiles lie in the tape */
-    __shared__ int           parts[2 << HALF_TABLE];
-    extern __shared__ __half table[];
-    const cu_band           *b = p.bands + blockIdx.z;
-    const uint32_t           lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const uint32_t           n_rows = b->n_rows, n_binary = b->n_binary, length = b->length;
-    const uint32_t           pair = 2 * (warp & 3), run0 = blockIdx.y * DECODE_ROWS;
-    const uint32_t r0 = run0 + (warp >> 2) * DECODE_RUN, end = min(r0 + DECODE_RUN, n_rows);
-    const uint32_t tile0 = b->u0 / CU_TILE_ROWS;
-    const uint32_t k0 = b->k0, k1 = b->k1, mask = (1u << length) - 1;
-    uint32_t       loaded, first, last, newest, ahead[2];
-    uint64_t       bits[2] = { 0, 0 }; /* bit i: binary row `loaded` − 1 − i */
-    __half        *to;
-
-    if (run0 >= n_rows)
-        return;
-    first = ((newest_bit(b, run0) + 1 - length) & ~31u) / CU_TILE_ROWS;
-    last = min((n_binary - 1) / CU_TILE_ROWS,
-               newest_bit(b, min(run0 + DECODE_ROWS, n_rows) - 1) / CU_TILE_ROWS + 4);
-    for (uint32_t i = first + threadIdx.x; i <= last; i += 32 * DECODE_WARPS)
-        tiles[i - first] = (uint32_t)tile_of_unit(&p, tape, (tile0 + i) * p.n_ktiles + blockIdx.x);
-    fill_table(b, parts, table);
-    if (r0 >= n_rows)
-        return;
-    newest = newest_bit(b, r0);
-    loaded = (newest + 1 - length) & ~31u;
-    to =
-        w + (uint64_t)(b->row0 + r0) * stride + CU_TILE_COLUMNS * blockIdx.x + 32 * pair + 2 * lane;
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        ahead[h] =
-            loaded + lane < n_binary ? code_word(tape, tiles, first, loaded + lane, pair + h) : 0;
-    for (uint32_t r = r0; r < end; r += 2, to += 2 * stride) {
-        const uint32_t second = newest + k1; /* r is even */
-        __half2        one, two;
-
-        while (loaded <= second) { /* 32 more binary rows; the ones behind them are on their way */
-            uint32_t row = loaded + 32 + lane;
-
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                uint32_t word = ahead[h];
-
-                ahead[h] = row < n_binary && row / CU_TILE_ROWS <= last
-                               ? code_word(tape, tiles, first, row, pair + h)
-                               : 0;
-                bits[h] = bits[h] << 32 | __brev(transpose_bits(word));
-            }
-            loaded += 32;
-        }
-        one = __halves2half2(table[(uint32_t)(bits[0] >> (loaded - 1 - newest)) & mask],
-                             table[(uint32_t)(bits[1] >> (loaded - 1 - newest)) & mask]);
-        two = __halves2half2(table[(uint32_t)(bits[0] >> (loaded - 1 - second)) & mask],
-                             table[(uint32_t)(bits[1] >> (loaded - 1 - second)) & mask]);
-        *(__half2 *)to = one;
-        if (r + 1 < end)
-            *(__half2 *)(to + stride) = two;
-        newest = second + k0;
-    }
 }
 
 /* ---- dense ------------------------------------------------------------------------------------
@@ -307,20 +183,6 @@ extern "C" int cu_launch_fir(const cu_product *p, const int32_t *u, const float 
     uint32_t blocks = (p->n_rows + 1023) / 1024;
 
     fir_kernel<<<dim3(blocks, n), CU_THREADS, 0, stream>>>(*p, u, scales, out, out_stride, add);
-    return cudaGetLastError();
-}
-
-extern "C" int cu_launch_decode(const cu_product *p, cu_tape tape, uint16_t *w, uint32_t stride,
-                                cu_stream stream)
-{
-    dim3        grid(p->n_ktiles, (p->n_rows + DECODE_ROWS - 1) / DECODE_ROWS, p->n_bands);
-    size_t      bytes = sizeof(__half) << p->max_length;
-    cudaError_t e = cudaFuncSetAttribute((const void *)decode_kernel,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-
-    if (e != cudaSuccess)
-        return e;
-    decode_kernel<<<grid, 32 * DECODE_WARPS, bytes, stream>>>(*p, tape, (__half *)w, stride);
     return cudaGetLastError();
 }
 

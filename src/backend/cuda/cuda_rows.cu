@@ -2,6 +2,7 @@
  * Also the repacking of code bits at load. */
 #include "backend/cuda/cuda_attend.cuh"
 #include "backend/cuda/cuda_fir.cuh"
+#include "backend/cuda/cuda_tiles.cuh"
 
 namespace
 {
@@ -125,13 +126,10 @@ __device__ void prepare(float *x, const cu_prepared *to, uint32_t row, double *s
     if (!good)
         mark(bad);
     scale = int8_scale(block_max(max, (float *)slots), &inverse);
-    for (uint32_t i = threadIdx.x; i < to->stride; i += CU_THREADS) {
-        uint32_t j = column_of_half(i);
-
-        to->halves[first + i] =
-            __half_as_ushort(__int2half_rn(j < n ? __float2int_rn(x[pad(j)] * inverse) : 0));
-    }
-    for (uint32_t w = threadIdx.x; w < to->stride / 4; w += CU_THREADS) {
+    if (to->forms & (CU_BYTES | CU_HALVES))
+        for (uint32_t w = threadIdx.x; w < words_of_tiles(to); w += CU_THREADS)
+            put_tile_word(to, row, w, inverse, [&](uint32_t j) { return x[pad(j)]; });
+    for (uint32_t w = threadIdx.x; w < to->stride / 4 && to->forms & CU_CODES; w += CU_THREADS) {
         float    v[4];
         uint32_t word;
 
@@ -288,42 +286,6 @@ __global__ void __launch_bounds__(CU_THREADS)
     }
 }
 
-/* Many rows: a warp for each row and four heads of a KV head, with all its keys. The warps of a
- * block have rows side by side, so that they find each other's keys in the first-level cache. */
-enum { ROW_WARPS = 8 };
-
-template <int TYPE, int DIMS>
-__global__ void __launch_bounds__(32 * ROW_WARPS)
-    row_attention_kernel(const float *q, uint32_t q_stride, const cu_row *rows, uint32_t n_rows,
-                         uint8_t *const *pages, cu_kv kv, uint32_t layer, float *out,
-                         uint32_t out_stride)
-{
-    const uint32_t shared = kv.n_heads / kv.n_kv_heads, hd = kv.head_dim, head = blockIdx.x;
-    const uint32_t i = (gridDim.y - 1 - blockIdx.y) * ROW_WARPS + (threadIdx.x >> 5);
-    cu_row         row;
-    uint32_t       begin, end;
-
-    if (i >= n_rows)
-        return;
-    row = rows[i];
-    split_range(row.position, kv.window, 1, 0, &begin, &end);
-    for (uint32_t h = head * shared; h < (head + 1) * shared; h += 4) {
-        attention_state<DIMS> state;
-        float                *to = out + (uint64_t)i * out_stride + h * hd, inverse[2];
-        uint32_t              n = min((head + 1) * shared - h, 4u), t = threadIdx.x & 3;
-
-        attend_keys<TYPE, DIMS, false>(q + (uint64_t)i * q_stride + h * hd, n, pages + row.pages,
-                                       kv, layer, head, begin, end, begin & ~7u, 8, &state);
-        state.sum = __fdiv_rn(1.0f, state.sum);
-        inverse[0] = __shfl_sync(~0u, state.sum, (8 * t) & 12);
-        inverse[1] = __shfl_sync(~0u, state.sum, (8 * t + 4) & 12);
-        each_value<TYPE, DIMS>(&state, [&](uint32_t k, uint32_t dim, float x) {
-            if (k < n)
-                to[k * hd + dim] = x * inverse[k & 1];
-        });
-    }
-}
-
 __global__ void merge_kernel(const float *partial, const float *softmax, cu_kv kv,
                              uint32_t n_splits, float *out, uint32_t out_stride)
 {
@@ -458,30 +420,6 @@ extern "C" int cu_launch_attention(const float *q, uint32_t q_stride, const cu_r
         return e;
     run<<<dim3(kv.n_kv_heads * n_splits, n_rows), CU_THREADS, bytes, stream>>>(
         q, q_stride, rows, pages, kv, layer, n_splits, partial, softmax);
-    return cudaGetLastError();
-}
-
-extern "C" int cu_launch_row_attention(const float *q, uint32_t q_stride, const cu_row *rows,
-                                       uint32_t n_rows, uint8_t *const *pages, cu_kv kv,
-                                       uint32_t layer, float *out, uint32_t out_stride,
-                                       cu_stream stream)
-{
-    dim3 grid(kv.n_kv_heads, (n_rows + ROW_WARPS - 1) / ROW_WARPS);
-
-#define RUN(TYPE, DIMS)                                                                            \
-    row_attention_kernel<TYPE, DIMS><<<grid, 32 * ROW_WARPS, 0, stream>>>(                         \
-        q, q_stride, rows, n_rows, pages, kv, layer, out, out_stride)
-    if (kv.type == KV_F16 && kv.head_dim == 128)
-        RUN(KV_F16, 8);
-    else if (kv.type == KV_F16 && kv.head_dim == 64)
-        RUN(KV_F16, 4);
-    else if (kv.type == KV_I8 && kv.head_dim == 128)
-        RUN(KV_I8, 8);
-    else if (kv.type == KV_I8 && kv.head_dim == 64)
-        RUN(KV_I8, 4);
-    else
-        return cudaErrorNotSupported;
-#undef RUN
     return cudaGetLastError();
 }
 

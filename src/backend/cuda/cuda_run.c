@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/cuda_prompt.h"
 #include "base/clock.h"
 
 /* ---- errors -----------------------------------------------------------------------------------
@@ -133,6 +134,81 @@ static upg_status run_token(cuda_backend *b, const upg_batch *batch, upg_error *
 /* ---- ops of a batch ---------------------------------------------------------------------------
  */
 
+/* Whether a batch of n rows multiplies with the op's matrices as tiles, and in which form;
+ * CU_CODES: with the stored bits. */
+static cu_form form_of(const cuda_backend *b, const upg_op *op, const upg_batch *batch)
+{
+    const cuda_op *bound = &b->ops[op - b->program->ops];
+
+    if (batch->n_rows <= CU_FEW_ROWS || op->code == UPG_OP_LOGITS)
+        return CU_CODES;
+    return batch->fast ? CU_BYTES : bound->product.exact_f16 ? CU_HALVES : CU_CODES;
+}
+
+/* What an op prepares is wanted for the products that follow, up to the next op that prepares the
+ * same slot. */
+static cu_prepared prepared_by(const cuda_backend *b, const upg_op *op, const upg_batch *batch)
+{
+    const upg_op *end = b->program->ops + b->program->n_ops;
+    cu_prepared   to = b->slots[op->out].prepared;
+
+    to.forms = 0;
+    for (const upg_op *next = op + 1; next < end && next->out != op->out; next++)
+        if (next->in == op->out && b->ops[next - b->program->ops].coded)
+            to.forms |= (uint32_t)form_of(b, next, batch);
+    return to;
+}
+
+/* Rows of x become a prepared input: after the norm, if there is one. */
+static int prepare(cuda_backend *b, const upg_op *op, const upg_batch *batch, float *x,
+                   uint32_t x_stride, const float *norm)
+{
+    const float eps = b->program->weights->config.norm_eps;
+    cu_prepared to = prepared_by(b, op, batch);
+    uint32_t    n = batch->n_rows;
+    bool        done = false;
+    int         e = cudaSuccess;
+
+    if (n > CU_FEW_ROWS)
+        e = cu_launch_prompt_rows(x, x_stride, norm, eps, &to, n, b->bad, &done, b->stream);
+    if (e != cudaSuccess || done)
+        return e;
+    return norm ? cu_launch_norm(x, x_stride, norm, eps, &to, n, b->bad, b->stream)
+                : cu_launch_prepare(x, x_stride, &to, n, b->bad, b->stream);
+}
+
+/* Many rows: the matrices decoded to tiles, then their product. Decoding runs beside what comes
+ * between this product and the one before. */
+static int product_of_tiles(cuda_backend *b, const upg_op *op, const upg_batch *batch, cu_form form,
+                            float *out, uint32_t out_stride, cu_result result)
+{
+    const cuda_op   *bound = &b->ops[op - b->program->ops];
+    const cuda_slot *in = &b->slots[op->in];
+    uint32_t         paired = result == CU_SWIGLU;
+    uint32_t         n_groups = cu_decoded_groups(bound->product.n_rows, paired);
+    cu_decoded       w = { .n_groups = n_groups,
+                           .n_steps = in->stride / (form == CU_BYTES ? 128 : 64),
+                           .form = form,
+                           .paired = paired };
+    int              e;
+
+    w.factors = (float *)(void *)b->staging;
+    w.tiles = b->staging + cu_factor_bytes(n_groups);
+    e = cudaStreamWaitEvent(b->side, b->multiplied, 0); /* the matrix before this one was there */
+    if (e == cudaSuccess)
+        e = cu_launch_decode(&bound->product, b->tape, &w, b->side);
+    if (e == cudaSuccess)
+        e = cudaEventRecord(b->decoded, b->side);
+    if (e == cudaSuccess)
+        e = cudaStreamWaitEvent(b->stream, b->decoded, 0);
+    if (e == cudaSuccess)
+        e = cu_launch_gemm(&bound->product, &w, &in->prepared, batch->n_rows, out, out_stride,
+                           result, b->stream);
+    if (e == cudaSuccess)
+        e = cudaEventRecord(b->multiplied, b->stream);
+    return e;
+}
+
 /* Matrices of an op times rows row0 … of its input, side by side into out. */
 static int product(cuda_backend *b, const upg_op *op, uint32_t row0, uint32_t n, float *out,
                    uint32_t out_stride, bool add)
@@ -140,7 +216,6 @@ static int product(cuda_backend *b, const upg_op *op, uint32_t row0, uint32_t n,
     const cuda_op   *bound = &b->ops[op - b->program->ops];
     const cuda_slot *in = &b->slots[op->in];
     uint32_t         stride = in->stride, column = 0;
-    size_t           decoded = (size_t)bound->product.n_rows * stride * 2;
     int              e = cudaSuccess;
 
     for (uint32_t w = 0; !bound->coded && e == cudaSuccess && w < 3 && op->w[w]; w++) {
@@ -154,18 +229,7 @@ static int product(cuda_backend *b, const upg_op *op, uint32_t row0, uint32_t n,
                             out + column, out_stride, add, b->stream);
         column += m->n_rows;
     }
-    if (!bound->coded)
-        return e;
-    if (n > CU_FEW_ROWS && bound->product.exact_f16 && decoded <= b->staging_bytes &&
-        op->code != UPG_OP_LOGITS) {
-        e = cu_launch_decode(&bound->product, b->tape, (uint16_t *)(void *)b->staging, stride,
-                             b->stream);
-        return e != cudaSuccess
-                   ? e
-                   : cu_launch_gemm(&bound->product, (const uint16_t *)(void *)b->staging, stride,
-                                    &in->prepared, row0, n, out, out_stride, add, b->stream);
-    }
-    for (uint32_t done = 0; e == cudaSuccess && done < n; done += CU_FEW_ROWS) {
+    for (uint32_t done = 0; bound->coded && e == cudaSuccess && done < n; done += CU_FEW_ROWS) {
         uint32_t few = n - done < CU_FEW_ROWS ? n - done : CU_FEW_ROWS;
 
         e = cu_launch_bits(&bound->product, b->tape, &in->prepared, row0 + done, few,
@@ -177,10 +241,21 @@ static int product(cuda_backend *b, const upg_op *op, uint32_t row0, uint32_t n,
     return e;
 }
 
+/* The same for all rows of a batch. */
+static int product_of_batch(cuda_backend *b, const upg_op *op, const upg_batch *batch, float *out,
+                            uint32_t out_stride, bool add)
+{
+    cu_form form = form_of(b, op, batch);
+
+    if (!b->ops[op - b->program->ops].coded || form == CU_CODES)
+        return product(b, op, 0, batch->n_rows, out, out_stride, add);
+    return product_of_tiles(b, op, batch, form, out, out_stride, add ? CU_ADD : CU_STORE);
+}
+
 static int run_qkv(cuda_backend *b, const upg_op *op, const upg_batch *batch)
 {
     const upg_rope *rope = &b->program->weights->config.rope;
-    int             e = product(b, op, 0, batch->n_rows, b->scratch, b->scratch_stride, false);
+    int             e = product_of_batch(b, op, batch, b->scratch, b->scratch_stride, false);
 
     if (e != cudaSuccess)
         return e;
@@ -204,11 +279,14 @@ static uint32_t splits_for(const cuda_backend *b, const upg_batch *batch)
     return n;
 }
 
-/* Enough rows for a warp each to fill the device. */
-static bool rows_alone(const cuda_backend *b, const cu_kv *kv, uint32_t n_rows)
+/* Attention a block for each 16 rows: where these fill the device, or few keys need no splits. */
+static bool rows_together(const cuda_backend *b, const cu_kv *kv, const upg_batch *batch)
 {
-    return kv->type != UPG_KV_F32 && (kv->head_dim == 128 || kv->head_dim == 64) &&
-           n_rows * kv->n_kv_heads >= 4 * b->n_ctas;
+    const uint32_t short_context = 1024, n = batch->n_rows;
+
+    return n > CU_FEW_ROWS && kv->type != UPG_KV_F32 &&
+           (kv->head_dim == 128 || kv->head_dim == 64) &&
+           (n * kv->n_kv_heads >= 16 * b->n_ctas || batch->rows[n - 1].position < short_context);
 }
 
 static int run_attention(cuda_backend *b, const upg_op *op, const upg_batch *batch)
@@ -217,9 +295,9 @@ static int run_attention(cuda_backend *b, const upg_op *op, const upg_batch *bat
     uint32_t splits = splits_for(b, batch), stride = b->slots[op->out].stride;
     int      e;
 
-    if (rows_alone(b, &kv, batch->n_rows)) {
-        e = cu_launch_row_attention(b->scratch, b->scratch_stride, b->rows, batch->n_rows, b->pages,
-                                    kv, op->layer, b->mixed, stride, b->stream);
+    if (rows_together(b, &kv, batch)) {
+        e = cu_launch_prompt_attention(b->scratch, b->scratch_stride, b->rows, batch->n_rows,
+                                       b->pages, kv, op->layer, b->mixed, stride, b->stream);
     } else {
         e = cu_launch_attention(b->scratch, b->scratch_stride, b->rows, batch->n_rows, b->pages, kv,
                                 op->layer, splits, b->partial, b->softmax, b->stream);
@@ -227,19 +305,24 @@ static int run_attention(cuda_backend *b, const upg_op *op, const upg_batch *bat
             e = cu_launch_merge(b->partial, b->softmax, kv, splits, batch->n_rows, b->mixed, stride,
                                 b->stream);
     }
-    return e != cudaSuccess ? e
-                            : cu_launch_prepare(b->mixed, stride, &b->slots[op->out].prepared,
-                                                batch->n_rows, b->bad, b->stream);
+    return e != cudaSuccess ? e : prepare(b, op, batch, b->mixed, stride, NULL);
 }
 
 static int run_gate_up(cuda_backend *b, const upg_op *op, const upg_batch *batch)
 {
-    int e = product(b, op, 0, batch->n_rows, b->scratch, b->scratch_stride, false);
+    const cuda_op *bound = &b->ops[op - b->program->ops];
+    cu_form        form = form_of(b, op, batch);
+    cu_prepared    to = prepared_by(b, op, batch);
+    int            e;
 
-    return e != cudaSuccess
-               ? e
-               : cu_launch_swiglu(b->scratch, b->scratch_stride, &b->slots[op->out].prepared,
-                                  batch->n_rows, b->bad, b->stream);
+    if (bound->coded && form != CU_CODES) {
+        e = product_of_tiles(b, op, batch, form, b->scratch, b->scratch_stride, CU_SWIGLU);
+        return e != cudaSuccess ? e : prepare(b, op, batch, b->scratch, b->scratch_stride, NULL);
+    }
+    e = product(b, op, 0, batch->n_rows, b->scratch, b->scratch_stride, false);
+    return e != cudaSuccess ? e
+                            : cu_launch_swiglu(b->scratch, b->scratch_stride, &to, batch->n_rows,
+                                               b->bad, b->stream);
 }
 
 /* Logits of rows first … first + n − 1, all wanted, n ≤ CUDA_LOGIT_ROWS. */
@@ -287,15 +370,13 @@ static int run_op(cuda_backend *b, const upg_op *op, const upg_batch *batch)
         return cu_launch_embed(&b->embedding, b->rows, n, out->values, out->stride, b->bad,
                                b->stream);
     case UPG_OP_NORM_PREPARE:
-        return cu_launch_norm(in->values, in->stride, b->ops[op - b->program->ops].norm,
-                              b->program->weights->config.norm_eps, &out->prepared, n, b->bad,
-                              b->stream);
+        return prepare(b, op, batch, in->values, in->stride, b->ops[op - b->program->ops].norm);
     case UPG_OP_QKV_ROPE:
         return run_qkv(b, op, batch);
     case UPG_OP_ATTENTION:
         return run_attention(b, op, batch);
     case UPG_OP_GEMV_ADD:
-        return product(b, op, 0, n, out->values, out->stride, true);
+        return product_of_batch(b, op, batch, out->values, out->stride, true);
     case UPG_OP_GATE_UP:
         return run_gate_up(b, op, batch);
     case UPG_OP_LOGITS:

@@ -95,15 +95,22 @@ typedef struct cu_row {
     uint32_t long_rope;
 } cu_row;
 
+typedef enum cu_form {
+    CU_CODES = 1, /* as bytes in the order of products on the stored bits */
+    CU_BYTES = 2, /* in tiles: one of these two at a time */
+    CU_HALVES = 4
+} cu_form;
+
 /* A prepared input, for a batch. */
 typedef struct cu_prepared {
     float       *values; /* plain: f32 [rows][stride] */
     uint32_t    *codes;  /* rotated: q as bytes, u32 [rows][stride / 4], in the order of products */
-    uint16_t    *halves; /* q as fp16 [rows][stride], zero past the width */
+    uint8_t     *tiles;  /* q in tiles of cuda_prompt.h, bytes or fp16 */
     float       *scales; /* [rows] */
     int32_t     *sums;   /* [rows]: Σ q */
     const float *signs;  /* [width] */
     uint32_t     width, stride, log_block, rotated;
+    uint32_t     forms; /* wanted of codes and tiles: cu_form, or-ed */
 } cu_prepared;
 
 /* A lookup table in original layout: the embedding, coded or dense. */
@@ -223,12 +230,6 @@ int cu_launch_bits(const cu_product *host_product, cu_tape tape, const cu_prepar
 /* out[row][…] (+)= FIR of u */
 int cu_launch_fir(const cu_product *host_product, const int32_t *u, const float *scales, uint32_t n,
                   float *out, uint32_t out_stride, bool add, cu_stream stream);
-/* w f16 [n_rows][stride]: the values of rows row0 … row0 + n_rows − 1. */
-int cu_launch_decode(const cu_product *host_product, cu_tape tape, uint16_t *w, uint32_t stride,
-                     cu_stream stream);
-int cu_launch_gemm(const cu_product *host_product, const uint16_t *w, uint32_t w_stride,
-                   const cu_prepared *in, uint32_t row0, uint32_t n, float *out,
-                   uint32_t out_stride, bool add, cu_stream stream);
 int cu_launch_dense(const void *w, int dtype, uint32_t n_rows, uint32_t n_cols, const float *x,
                     uint32_t x_stride, uint32_t n, float *out, uint32_t out_stride, bool add,
                     cu_stream stream);
@@ -244,10 +245,6 @@ int cu_launch_merge(const float *partial, const float *softmax, cu_kv kv, uint32
 /* Prepares silu(gate)·up, gate and up side by side in each row. */
 int cu_launch_swiglu(const float *gate_up, uint32_t stride, const cu_prepared *to, uint32_t n_rows,
                      uint32_t *bad, cu_stream stream);
-/* Attention for many rows at once; heads of 64 or 128, fp16 or int8 pages. */
-int cu_launch_row_attention(const float *q, uint32_t q_stride, const cu_row *rows, uint32_t n_rows,
-                            uint8_t *const *pages, cu_kv kv, uint32_t layer, float *out,
-                            uint32_t out_stride, cu_stream stream);
 int cu_launch_check(const float *x, uint64_t n, uint32_t *bad, cu_stream stream);
 
 /* ring = pages of 7.5 KiB that fit; 0 when the shapes do not fit this device. */
