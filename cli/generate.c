@@ -40,6 +40,10 @@ const cli_option cli_model_options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(cli_model_args, check),
       .help = "compares all checksums of the file before the start" },
+    { .name = "check-lazily",
+      .type = CLI_FLAG,
+      .offset = offsetof(cli_model_args, check_lazily),
+      .help = "compares the checksum of each MiB before it is read first" },
     { .name = "quiet",
       .letter = 'q',
       .type = CLI_FLAG,
@@ -150,7 +154,9 @@ upg_status cli_open_model(const char *path, const cli_model_args *args, cli_prog
         .struct_size = sizeof options,
         .device = args->device,
         .threads = args->threads,
-        .verify = args->check ? 2 : 0,
+        .verify = args->check          ? 2
+                  : args->check_lazily ? 1
+                                       : 0,
         .max_memory = args->max_memory,
         .hooks = cli_progress_hooks(progress),
         .lut8 = args->lut8,

@@ -58,8 +58,9 @@ typedef struct upg_model_options {
     const char *device; /* "cpu", "ref", "cuda:0"; NULL, "auto" = the best there is (see the log) */
     uint32_t    threads; /* CPU threads, at most 4096; 0 = one per physical core this process may
                           * use; more than there are cores only make it slower (a warning) */
-    uint32_t verify;     /* chunk hashes: 0 = header only, 1 = before the first pass, 2 = now; of
-                          * a checkpoint, which has none, weights are checked for NaN, infinity */
+    uint32_t verify; /* hashes of chunks of 1 MiB: 0 = header only, 1 = each before the first pass
+                      * that reads it (E_CORRUPT of that pass), 2 = all now; of a checkpoint,
+                      * which has none, weights are checked for NaN and infinity */
     uint64_t max_memory; /* bytes for weights and scratch; 0 = what there is. Less scratch makes
                           * long prompts slower */
     upg_hooks hooks;

@@ -110,7 +110,8 @@ class Model(Closable):
 
         device      "cpu", "ref", "cuda:0", ...; None = the best there is (logged by `logging`)
         threads     CPU threads; 0 = one per physical core
-        verify      checksums: "header" only, all "lazily" before the first pass, or all "now"
+        verify      checksums: "header" only, "lazily" each MiB before the first pass that reads it
+                    (that pass raises CorruptError), or all "now"
         max_memory  bytes for weights and scratch; 0 = what there is
         progress    gets Progress; what it raises cancels the opening
 

@@ -96,6 +96,9 @@ const upg_st *upg_container_tensors(const upg_container *container);
 /** Compares the chunks that hold one tensor with their hashes. Errors: E_CORRUPT. */
 upg_status upg_container_check(const upg_container *container, const upg_st_tensor *tensor,
                                upg_error *err);
+/** The error for a chunk that differs from its hash: number, bytes, the tensors that lie in it. */
+upg_status upg_container_bad_chunk(upg_span bytes, const upg_hash_table *table, size_t chunk,
+                                   upg_error *err);
 /** Reads a whole file against its hashes, then checks its structure. pool NULL: on this thread.
  * Reports stage "verify" in bytes. Errors: as upg_container_open; E_CORRUPT: *bad_offset is the
  * first bad chunk's (a damaged table's begin; the file's size when the end is missing) and the

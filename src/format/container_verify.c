@@ -69,8 +69,8 @@ static void describe(upg_span bytes, uint64_t begin, uint64_t end, char *text, s
     upg_st_close(file);
 }
 
-static upg_status report_bad(upg_span bytes, const upg_hash_table *table, size_t chunk,
-                             uint64_t *bad_offset, upg_error *err)
+upg_status upg_container_bad_chunk(upg_span bytes, const upg_hash_table *table, size_t chunk,
+                                   upg_error *err)
 {
     uint64_t begin = (uint64_t)chunk * UPG_HASH_CHUNK, end = begin + UPG_HASH_CHUNK;
     char     what[UPG_ST_MAX_NAME + 64];
@@ -78,10 +78,10 @@ static upg_status report_bad(upg_span bytes, const upg_hash_table *table, size_t
     if (end > table->covered)
         end = table->covered;
     describe(bytes, begin, end, what, sizeof what);
-    *bad_offset = begin;
     return upg_fail(err, UPG_E_CORRUPT,
-                    "bytes %" PRIu64 " … %" PRIu64 " differ from their hash; they hold %s", begin,
-                    end - 1, what);
+                    "chunk %zu, bytes %" PRIu64 " … %" PRIu64
+                    ", differs from its hash; it holds %s: get the file again",
+                    chunk, begin, end - 1, what);
 }
 
 static upg_status verify_chunks(upg_span bytes, const upg_hash_table *table, upg_pool *pool,
@@ -103,9 +103,12 @@ static upg_status verify_chunks(upg_span bytes, const upg_hash_table *table, upg
         upg_meter_add(&meter, left < most ? left : most);
         upg_meter_tick(&meter);
         if (atomic_load(&job.bad) != SIZE_MAX)
-            return report_bad(bytes, table, atomic_load(&job.bad), bad_offset, err);
+            break;
     }
-    return upg_meter_finish(&meter, err);
+    if (atomic_load(&job.bad) == SIZE_MAX)
+        return upg_meter_finish(&meter, err);
+    *bad_offset = (uint64_t)atomic_load(&job.bad) * UPG_HASH_CHUNK;
+    return upg_container_bad_chunk(bytes, table, atomic_load(&job.bad), err);
 }
 
 upg_status upg_container_verify(const char *path, upg_pool *pool, const upg_listener *listener,

@@ -20,6 +20,7 @@ void upg_engine_release(upg_model *model)
         model->class_->close(model->backend);
     upg_program_close(model->program);
     upg_tokenizer_release(model->tokenizer);
+    upg_weight_check_close(model->check);
     upg_weights_close(model->weights);
     upg_free(model->space.candidates);
     upg_free(model->space.counts);
@@ -44,22 +45,20 @@ void upg_engine_unlock(upg_model *model)
 /* ---- running -------------------------------------------------------------------------------- */
 
 /* A .upg file has hashes; the weights of a checkpoint can only be looked through. */
-static upg_status check_weights(const upg_weights *w, upg_error *err)
+static upg_status check_weights(upg_model *model, uint32_t n_rows, upg_error *err)
 {
-    const upg_container *c = w->source->container;
-    upg_status           st = UPG_OK;
+    const upg_weights *w = model->weights;
+    upg_status         st = UPG_OK;
 
-    if (!c) {
-        for (uint32_t i = 0; i < upg_weights_matrix_count(w); i++)
-            UPG_TRY(upg_matrix_check_finite(upg_weights_matrix(w, i), err));
-        return UPG_OK;
+    if (model->check != NULL) {
+        st = upg_weight_check_rows(model->check, model->rows, n_rows, err);
+        if (st == UPG_E_CORRUPT)
+            upg_error_prefix(err, "%s: ", w->source->container->dense[0]->file);
+        return st;
     }
-    for (size_t i = 0; i < c->n_matrices; i++) {
-        UPG_TRY(upg_container_check(c, c->matrices[i].code, err));
-        UPG_TRY(upg_container_check(c, c->matrices[i].scale, err));
-    }
-    for (size_t i = 0; i < c->n_dense; i++)
-        UPG_TRY(upg_container_check(c, c->dense[i], err));
+    for (uint32_t i = 0; model->unchecked && i < upg_weights_matrix_count(w); i++)
+        UPG_TRY(upg_matrix_check_finite(upg_weights_matrix(w, i), err));
+    model->unchecked = false;
 out:
     return st;
 }
@@ -77,10 +76,7 @@ upg_status upg_engine_run(upg_model *model, uint32_t n_rows, const upg_kv_layout
     };
     upg_status st;
 
-    if (model->unchecked) {
-        UPG_TRY(check_weights(model->weights, err));
-        model->unchecked = false;
-    }
+    UPG_TRY(check_weights(model, n_rows, err));
     st = model->class_->run(model->backend, &batch, err);
 out:
     /* Whatever came out, of zeros it was not computed. */

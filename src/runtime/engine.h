@@ -15,6 +15,7 @@
 #include "backend/backend.h"
 #include "base/progress.h"
 #include "kernels/kernels.h"
+#include "runtime/weight_check.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 #include "upg/upg.h"
@@ -51,7 +52,8 @@ struct upg_model {
     bool lut8;             /* few rows are multiplied by tables of 8 bits */
 
     pthread_mutex_t   lock;
-    bool              unchecked; /* weights are to be checked before the first pass */
+    bool              unchecked; /* weights are to be looked through before the first pass */
+    upg_weight_check *check; /* NULL, or each chunk's hash before the first pass that reads it */
     upg_backend      *backend;
     upg_batch_row    *rows;  /* [max_rows] */
     uint64_t         *op_ns; /* NULL, or where the next run says when its ops ended; borrowed */

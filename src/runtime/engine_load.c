@@ -224,12 +224,15 @@ static upg_status load(const char *path, const upg_engine_settings *s, upg_model
     UPG_TRY(upg_weights_open(path, &m->weights, err));
     if (s->verify == 2 && folder)
         UPG_TRY(look_through(m->weights, s->listener, err));
-    m->unchecked = s->verify == 1;
+    m->unchecked = s->verify == 1 && folder;
     st = load_tokenizer(m, err);
     if (st != UPG_OK)
         upg_error_prefix(err, "%s: ", path);
     UPG_TRY(st);
     UPG_TRY(build(s, m, err));
+    if (s->verify == 1 && !folder) /* a device has its copy of all weights already */
+        UPG_TRY(upg_weight_check_create(m->weights, s->threads, m->class_->kv_allocate != NULL,
+                                        &m->check, err));
 out:
     return st;
 }
