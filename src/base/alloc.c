@@ -24,6 +24,10 @@ uint64_t upg_alloc_count(void)
     return atomic_load(&n_allocations);
 }
 
+/* What large pages can lie under begins at one, so that no part of it is lost: a page of Phi-4's KV
+ * cache, 13.1 MB, lies on six of 2 MiB instead of five or six. */
+enum { LARGE_BYTES = 4 << 20, LARGE_ALIGNMENT = 2 << 20 };
+
 /* Counts the call; false when it has to fail. */
 static bool may_allocate(void)
 {
@@ -75,12 +79,13 @@ void *upg_realloc(void *old, size_t n, size_t size, upg_error *err)
 
 void *upg_alloc_aligned(size_t bytes, upg_error *err)
 {
+    size_t   alignment = bytes >= LARGE_BYTES ? LARGE_ALIGNMENT : 64;
     uint64_t rounded;
     void    *memory = NULL;
 
-    if (upg_round_up_u64(bytes == 0 ? 1 : bytes, 64, &rounded) && rounded <= PTRDIFF_MAX &&
-        may_allocate())
-        memory = aligned_alloc(64, (size_t)rounded);
+    if (!upg_round_up_u64(bytes == 0 ? 1 : bytes, 64, &rounded) || rounded > PTRDIFF_MAX ||
+        !may_allocate() || posix_memalign(&memory, alignment, (size_t)rounded) != 0)
+        memory = NULL;
     memory = report(memory, bytes, err);
     if (memory != NULL)
         memset(memory, 0, (size_t)rounded);
