@@ -74,6 +74,12 @@ const cli_option cli_compress_options[] = {
       .argument = "LEVEL",
       .offset = offsetof(compress_args, effort),
       .help = "fast, default, high or max: time for quality at equal size" },
+    { .name = "device",
+      .type = CLI_TEXT,
+      .argument = "DEVICE",
+      .offset = offsetof(compress_args, device),
+      .help = "what encodes: cpu (the default), cuda, cuda:N, or auto;\n"
+              "a GPU adds in another order and makes another file" },
     { .name = "no-outliers",
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, no_outliers),
@@ -278,6 +284,7 @@ void cli_compress_how(const compress_args *args, upg_compress_options *how)
     how->journal = !args->plan_only && !args->no_journal;
     how->resume = !args->plan_only && args->resume;
     how->join = args->join;
+    how->device = args->device;
 }
 
 static int run(const cli_command *command, int argc, char **argv)

@@ -6,7 +6,7 @@
 #include "upg/upg.h"
 
 typedef struct compress_args {
-    const char *output, *calibration, *evaluation, *join, *effort;
+    const char *output, *calibration, *evaluation, *join, *effort, *device;
     double      bpw;
     uint32_t    threads, evaluation_windows;
     uint64_t    size, max_memory, seed;

@@ -385,7 +385,10 @@ typedef struct upg_compress_options {
     const char *join; /* a folder that all workers of this job see, on one host or several: it is
                        * the journal, and each worker codes what no other one does. With
                        * independent calibration or none; NULL = alone. Outlives the job */
-    upg_effort effort;
+    upg_effort  effort;
+    const char *device; /* what encodes and calibrates: NULL or "cpu"; "cuda", "cuda:N"; "auto": a
+                         * GPU where there is one. Sums are in another order on a GPU: another file,
+                         * as good, and the same again on the same kind of GPU */
 } upg_compress_options;
 
 /** Reads the headers, checks shapes and types, plans the rates; encodes nothing.

@@ -109,6 +109,7 @@ static upg_status open_job(const char *checkpoint, const char *output,
     settings.join = quick || !o.join || o.join[0] == '\0' ? NULL : o.join;
     settings.max_file_bytes = o.max_file_bytes;
     settings.calibration_name = o.calibration;
+    settings.device = o.device;
     settings.listener = c->listener;
     UPG_TRY(find_evaluation(c, checkpoint, &o, &settings.evaluator, err));
     UPG_TRY(upg_job_open(checkpoint, output, &settings, &c->job, err));

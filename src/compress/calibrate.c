@@ -62,10 +62,14 @@ static upg_status do_layer_input(upg_calibrator *c, upg_layer_weights *layer, ui
         weights[m] = c->streams[1].memory[inputs[i].first + m];
     }
     if (!upg_calibrate_has(c, matrices, n) && may_code(c, matrices[0]))
-        return upg_calibrate_input(c, inputs[i].pass, width, matrices, weights, n, err);
-    st = upg_calibrate_windows(c, inputs[i].pass, width, NULL, err);
-    if (st == UPG_OK && c->n_streams == 2) /* what is decoded moves the coded stream alone */
-        st = upg_calibrate_replay(c, matrices, weights, n, err);
+        UPG_TRY(upg_calibrate_input(c, inputs[i].pass, width, matrices, weights, n, err));
+    else {
+        UPG_TRY(upg_calibrate_windows(c, inputs[i].pass, width, NULL, err));
+        if (c->n_streams == 2) /* what is decoded moves the coded stream alone */
+            UPG_TRY(upg_calibrate_replay(c, matrices, weights, n, err));
+    }
+    UPG_TRY(upg_calibrate_device_coded(c, inputs[i].first, n, err));
+out:
     return st;
 }
 
@@ -76,6 +80,7 @@ static upg_status do_layer(upg_calibrator *c, uint32_t index, upg_error *err)
 
     upg_part_begin(c->context->meter, c->weights, c->plan, c->sink, &layer->q);
     load_layer(c, index);
+    UPG_TRY(upg_calibrate_device_layer(c, layer, err));
     for (uint32_t i = 0; i < UPG_LAYER_INPUTS; i++)
         UPG_TRY(do_layer_input(c, layer, i, err));
     UPG_TRY(upg_calibrate_windows(c, UPG_PASS_FINISH, layer->down.n_cols, NULL, err));
@@ -418,6 +423,7 @@ upg_status upg_calibrated_encode(const upg_encode_context *context, const upg_we
     UPG_TRY(begin_streams(&c, streams, &first, err));
     UPG_TRY(create_passes(&c, err));
     UPG_TRY(create_matrices(&c, err));
+    UPG_TRY(upg_calibrate_device_begin(&c, err));
     for (uint32_t l = first; l < weights->config.n_layers; l++) {
         UPG_TRY(do_layer(&c, l, err));
         if (sink->keep != NULL)

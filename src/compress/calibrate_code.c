@@ -47,6 +47,16 @@ static void subtract_outliers(const row_work *w, uint32_t row, float *target, fl
         target[j] -= scratch[j];
 }
 
+/* Takes the outliers of an item's rows out. */
+static void remove_item(void *context, size_t item, uint32_t worker)
+{
+    row_work *w = context;
+    uint32_t  n = rows_of_item(w, item), first = (uint32_t)item * UPG_CALIBRATE_ROWS;
+
+    for (uint32_t r = first; r < first + n; r++)
+        subtract_outliers(w, r, w->weights + (size_t)r * w->matrix->n_cols, scratch_of(w, worker));
+}
+
 /* Loads rows, rotates them, moves them to their targets; then outliers leave them, so that the
  * correction is that of the whole matrix. */
 static void load_item(void *context, size_t item, uint32_t worker)
@@ -63,9 +73,8 @@ static void load_item(void *context, size_t item, uint32_t worker)
     }
     if (w->diagonal != NULL)
         upg_moments_correct(w->moments, w->diagonal, n, rows, scratch_of(w, worker));
-    for (uint32_t r = 0; r < n && w->outliers != NULL; r++)
-        subtract_outliers(w, (uint32_t)item * UPG_CALIBRATE_ROWS + r, rows + (size_t)r * n_cols,
-                          scratch_of(w, worker));
+    if (w->outliers != NULL && w->c->context->device == NULL)
+        remove_item(context, item, worker);
 }
 
 /* Turns a decoded row back to the original basis and adds its outliers. */
@@ -167,6 +176,39 @@ static upg_status load_matrix(upg_calibrator *c, const upg_moments *moments, con
     return st;
 }
 
+/* Moves what load_matrix loaded on the device, and takes outliers out. */
+static upg_status correct_on_device(upg_calibrator *c, const upg_feedback_matrix *m, bool mixed,
+                                    upg_error *err)
+{
+    upg_compress_device *device = c->context->device;
+    row_work             w = { .c = c,
+                               .matrix = m->units[0].matrix,
+                               .weights = m->weights,
+                               .outliers = m->units[0].outliers };
+    upg_status           st = UPG_OK;
+
+    if (mixed)
+        st = device->class_->moments_correct(device, w.matrix->n_rows, m->weights, err);
+    if (st == UPG_OK && w.outliers != NULL) {
+        st = for_rows(&w, remove_item, err);
+        end_rows(&w);
+    }
+    return st;
+}
+
+/* Factors the moments, wherever they are; diagonal and *spread: the host's, or the device's. */
+static upg_status factor(upg_calibrator *c, upg_moments *moments, float *diagonal, double *spread,
+                         upg_error *err)
+{
+    upg_compress_device *device = c->context->device;
+    double damping = c->calibration->damping > 0 ? c->calibration->damping : UPG_DEFAULT_DAMPING;
+    double used = 0;
+
+    return device == NULL
+               ? upg_moments_factor(moments, c->context->pool, damping, diagonal, &used, err)
+               : device->class_->moments_factor(device, damping, &used, spread, err);
+}
+
 static upg_status finish_matrix(upg_calibrator *c, upg_feedback_matrix *m, upg_error *err)
 {
     row_work   w = { .c = c,
@@ -199,19 +241,19 @@ const upg_plan_unit *upg_calibrate_units(const upg_calibrator *c, const upg_matr
 
 /* Codes n matrices that read the input of the pass just summed; afterwards weights[i] holds the
  * decoded matrix in the original basis. */
-static upg_status code_matrices(upg_calibrator *c, upg_moments *moments,
+static upg_status code_matrices(upg_calibrator *c, upg_moments *moments, bool mixed,
                                 const upg_matrix *const *matrices, float *const *weights,
                                 uint32_t n, upg_error *err)
 {
     upg_status          st;
     upg_feedback_matrix work[3] = { 0 };
     uint32_t            n_coded = 0;
-    double              used = 0;
-    double damping = c->calibration->damping > 0 ? c->calibration->damping : UPG_DEFAULT_DAMPING;
-    float *diagonal = upg_malloc(moments->width, sizeof *diagonal, err);
+    double              spread = 0;
+    bool                on_device = c->context->device != NULL;
+    float              *diagonal = upg_malloc(moments->width, sizeof *diagonal, err);
 
     UPG_TRY(diagonal != NULL ? UPG_OK : UPG_E_NOMEM);
-    st = upg_moments_factor(moments, c->context->pool, damping, diagonal, &used, err);
+    st = factor(c, moments, diagonal, &spread, err);
     if (st != UPG_OK) {
         upg_error_prefix(err, "tensor \"%s\": ", matrices[0]->name);
         goto out;
@@ -221,9 +263,14 @@ static upg_status code_matrices(upg_calibrator *c, upg_moments *moments,
         work[i].weights = weights[i];
         UPG_TRY(upg_matrix_check_finite(matrices[i], err));
         UPG_TRY(load_matrix(c, moments, diagonal, &work[i], err));
+        if (on_device)
+            UPG_TRY(correct_on_device(c, &work[i], mixed, err));
         upg_dense_forget(matrices[i]);
     }
-    UPG_TRY(upg_feedback_encode(c->context, moments->sum, work, n, err));
+    if (on_device)
+        UPG_TRY(upg_feedback_encode_on_device(c->context, spread, work, n, err));
+    else
+        UPG_TRY(upg_feedback_encode(c->context, moments->sum, work, n, err));
     n_coded = n;
     for (uint32_t i = 0; i < n; i++)
         UPG_TRY(finish_matrix(c, &work[i], err));
@@ -283,18 +330,32 @@ upg_status upg_calibrate_replay(upg_calibrator *c, const upg_matrix *const *matr
 
 /* ---- one input ------------------------------------------------------------------------------- */
 
+/* Sums of zero; on the device, where there is one, and then *moments has none. */
+static upg_status begin_moments(upg_calibrator *c, upg_moments *moments, uint32_t width, bool mixed,
+                                upg_error *err)
+{
+    upg_compress_device *device = c->context->device;
+    upg_rotation         rotation = upg_rotation_make(width, c->context->seed);
+
+    if (device == NULL)
+        return upg_moments_init(moments, width, mixed, err);
+    *moments = (upg_moments) { .width = width };
+    upg_rotation_signs(&rotation, c->signs);
+    return device->class_->moments_begin(device, width, mixed, c->signs, rotation.block, err);
+}
+
 upg_status upg_calibrate_input(upg_calibrator *c, upg_pass which, uint32_t width,
                                const upg_matrix *const *matrices, float *const *weights, uint32_t n,
                                upg_error *err)
 {
     upg_moments moments;
     bool        mixed = c->n_streams == 2 && width <= UPG_MAX_CORRECTED_WIDTH;
-    upg_status  st = upg_moments_init(&moments, width, mixed, err);
+    upg_status  st = begin_moments(c, &moments, width, mixed, err);
 
     if (st == UPG_OK)
         st = upg_calibrate_windows(c, which, width, &moments, err);
     if (st == UPG_OK)
-        st = code_matrices(c, &moments, matrices, weights, n, err);
+        st = code_matrices(c, &moments, mixed, matrices, weights, n, err);
     upg_moments_deinit(&moments);
     return st;
 }

@@ -76,6 +76,17 @@ upg_status upg_calibrate_input(upg_calibrator *c, upg_pass which, uint32_t width
 upg_status upg_calibrate_replay(upg_calibrator *c, const upg_matrix *const *matrices,
                                 float *const *weights, uint32_t n, upg_error *err);
 bool upg_calibrate_has(const upg_calibrator *c, const upg_matrix *const *matrices, uint32_t n);
+/* calibrate_device.c: the same on the context's device. */
+
+/* Shape, and for each layer its matrices and norms; after coding those of the coded stream. */
+upg_status upg_calibrate_device_begin(upg_calibrator *c, upg_error *err);
+upg_status upg_calibrate_device_layer(upg_calibrator *c, const upg_layer_weights *layer,
+                                      upg_error *err);
+upg_status upg_calibrate_device_coded(upg_calibrator *c, uint32_t first, uint32_t n,
+                                      upg_error *err);
+upg_status upg_calibrate_device_windows(upg_calibrator *c, bool mixed, upg_error *err);
+/* Whether the pass changes a stream's state. */
+bool upg_calibrate_moves(const upg_calibrator *c, const upg_stream *s);
 /* The plan's units of a matrix. */
 const upg_plan_unit *upg_calibrate_units(const upg_calibrator *c, const upg_matrix *matrix,
                                          uint32_t *n);

@@ -80,8 +80,7 @@ static const float *run_pass(const upg_calibrator *c, const upg_stream *s, upg_l
     return s == &c->streams[0] ? run_exact(c, s, b, state) : run_coded(c, s, b, state);
 }
 
-/* Whether the pass changes a stream's state. */
-static bool moves(const upg_calibrator *c, const upg_stream *s)
+bool upg_calibrate_moves(const upg_calibrator *c, const upg_stream *s)
 {
     if (s == &c->streams[0])
         return c->pass == UPG_PASS_O || c->pass == UPG_PASS_DOWN;
@@ -104,11 +103,11 @@ static void window_item(void *context, size_t item, uint32_t worker)
     float          *state;
     const float    *x;
 
-    if (upg_meter_cancelled(c->context->meter) || (c->moving && !moves(c, s)))
+    if (upg_meter_cancelled(c->context->meter) || (c->moving && !upg_calibrate_moves(c, s)))
         return;
     state = upg_state_get(&s->states, c->first_window + in_group, worker);
     x = run_pass(c, s, &c->buffers[worker], state);
-    if (moves(c, s))
+    if (upg_calibrate_moves(c, s))
         upg_state_put(&s->states, c->first_window + in_group, state);
     for (uint32_t t = 0; !c->moving && x != NULL && t < n; t++)
         upg_calibrate_rotate(c, x + (size_t)t * c->width,
@@ -120,6 +119,7 @@ static void window_item(void *context, size_t item, uint32_t worker)
 upg_status upg_calibrate_windows(upg_calibrator *c, upg_pass which, uint32_t width,
                                  upg_moments *moments, upg_error *err)
 {
+    bool       mixed = c->n_streams == 2 && width <= UPG_MAX_CORRECTED_WIDTH;
     uint32_t   n_windows = c->calibration->n_windows;
     upg_status st = UPG_OK;
 
@@ -130,6 +130,8 @@ upg_status upg_calibrate_windows(upg_calibrator *c, upg_pass which, uint32_t wid
         c->rotation = upg_rotation_make(width, c->context->seed);
         upg_rotation_signs(&c->rotation, c->signs);
     }
+    if (c->context->device != NULL)
+        return upg_calibrate_device_windows(c, moments != NULL && mixed, err);
     for (uint32_t w = 0; w < n_windows && st == UPG_OK; w += UPG_GROUP_WINDOWS) {
         uint32_t n = n_windows - w < UPG_GROUP_WINDOWS ? n_windows - w : UPG_GROUP_WINDOWS;
 

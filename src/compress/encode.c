@@ -144,7 +144,34 @@ static uint64_t unit_offset(const encoder *e, uint32_t index)
     return words;
 }
 
-/* One group of 32 columns of one unit. */
+/* All columns of the chunk on the device. */
+static upg_status search_on_device(encoder *e, upg_error *err)
+{
+    upg_compress_device *device = e->context->device;
+    upg_device_columns  *columns = upg_calloc(e->n_units, sizeof *columns, err);
+    upg_status           st;
+
+    if (columns == NULL)
+        return UPG_E_NOMEM;
+    for (uint32_t u = 0; u < e->n_units; u++) {
+        const upg_plan_unit *unit = &e->units[u];
+
+        columns[u] =
+            (upg_device_columns) { .code = unit->code,
+                                   .n_rows = unit->n_rows,
+                                   .n_columns = e->chunk_columns,
+                                   .targets = e->targets + unit->row0,
+                                   .stride = e->matrix->n_rows,
+                                   .row_weights =
+                                       e->row_weights == NULL ? NULL : e->row_weights + unit->row0,
+                                   .windows = windows_of(e, unit) };
+    }
+    st = device->class_->columns(device, columns, e->n_units, err);
+    upg_free(columns);
+    return st;
+}
+
+/* One group of 32 columns of one unit; where there is a device, their windows are there. */
 static void search_group(void *context, size_t item, uint32_t worker)
 {
     encoder             *e = context;
@@ -157,7 +184,7 @@ static void search_group(void *context, size_t item, uint32_t worker)
 
     if (upg_meter_cancelled(meter))
         return;
-    for (uint32_t c = 0; c < n; c++) {
+    for (uint32_t c = 0; c < n && e->context->device == NULL; c++) {
         const float *target = e->targets + (size_t)(first + c) * e->matrix->n_rows + unit->row0;
 
         (void)upg_viterbi_encode(e->viterbi[worker * e->n_units + index], unit->n_rows, target,
@@ -264,6 +291,12 @@ uint64_t upg_encoded_memory(const upg_plan_unit *units, uint32_t n_units)
     return bytes;
 }
 
+/* Threads that search; with a device only the first one's tables are of use. */
+static uint32_t searchers(const encoder *e)
+{
+    return e->context->device != NULL ? 1 : e->n_threads;
+}
+
 static upg_status allocate(encoder *e, upg_error *err)
 {
     upg_status st = UPG_OK;
@@ -286,7 +319,7 @@ static upg_status allocate(encoder *e, upg_error *err)
         e->row_scales == NULL || e->row_energy == NULL || e->sums == NULL || e->tiles == NULL ||
         e->targets == NULL || e->windows == NULL || e->viterbi == NULL)
         return UPG_E_NOMEM;
-    for (uint32_t i = 0; i < e->n_threads * e->n_units && st == UPG_OK; i++) {
+    for (uint32_t i = 0; i < searchers(e) * e->n_units && st == UPG_OK; i++) {
         const upg_plan_unit *unit = &e->units[i % e->n_units];
 
         st = upg_viterbi_create(unit->code, unit->n_rows, UPG_VITERBI_FAST, e->context->cpu_flags,
@@ -336,6 +369,8 @@ upg_status upg_encode_matrix(const upg_encode_context *context, const upg_plan_u
         e.chunk_begin = begin;
         e.chunk_columns = n;
         upg_pool_run(context->pool, row_items, load_rows, &e);
+        if (context->device != NULL)
+            UPG_TRY(search_on_device(&e, err));
         upg_pool_run(context->pool, (size_t)upg_group_count(n) * n_units, search_group, &e);
         if (upg_meter_cancelled(context->meter))
             UPG_TRY(upg_fail(err, UPG_E_CANCELLED, "compress: cancelled"));

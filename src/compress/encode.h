@@ -6,6 +6,7 @@
 #ifndef UPG_COMPRESS_ENCODE_H
 #define UPG_COMPRESS_ENCODE_H
 
+#include "backend/compress_device.h"
 #include "base/pool.h"
 #include "base/progress.h"
 #include "compress/plan.h"
@@ -26,6 +27,7 @@ typedef struct upg_encode_context {
     upg_meter         *meter; /* counts weights */
     const char
         *spill_beside; /* NULL: states of windows in memory; else in files beside this path */
+    upg_compress_device *device; /* NULL: the host does it all */
 } upg_encode_context;
 
 /** Bytes that encoding this matrix takes at most, source, code and scratch together, when the units

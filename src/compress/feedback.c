@@ -36,23 +36,30 @@ typedef struct feedback {
 
 /* ---- one unit ------------------------------------------------------------------------------- */
 
-/* Row scales (the fp16 that will be stored, so that feedback sees them) and targets = Wᵀ. What is
- * coded is the row with the feedback added, whose variance is s²·(1 + mse·spread): the scale
- * follows it (KL −2 % on phi4-micro at 3.2 bits). */
+/* The fp16 that will be stored, so that feedback sees it. What is coded is the row with the
+ * feedback added, whose variance is s²·(1 + mse·spread): the scale follows it (KL −2 % on
+ * phi4-micro at 3.2 bits). */
+uint16_t upg_feedback_scale(const upg_code *code, double spread, uint32_t n_cols, const float *row)
+{
+    double sum = 0;
+
+    for (size_t j = 0; j < n_cols; j++)
+        sum += (double)row[j] * row[j];
+    return upg_f16_from_f32(
+        (float)(sqrt(1 + upg_plan_mse(code) * spread) * sqrt(sum / (double)n_cols)));
+}
+
+/* Row scales and targets = Wᵀ. */
 static void load_targets(const feedback *f, unit_work *w)
 {
     size_t n_rows = w->unit->n_rows, n_cols = w->unit->matrix->n_cols;
-    double widening = sqrt(1 + upg_plan_mse(w->unit->code) * f->spread);
 
     for (size_t r = 0; r < n_rows; r++) {
         const float *row = w->weights + r * n_cols;
-        double       sum = 0;
 
-        for (size_t j = 0; j < n_cols; j++) {
-            sum += (double)row[j] * row[j];
+        for (size_t j = 0; j < n_cols; j++)
             w->targets[j * n_rows + r] = row[j];
-        }
-        w->scales[r] = upg_f16_from_f32((float)(widening * sqrt(sum / (double)n_cols)));
+        w->scales[r] = upg_feedback_scale(w->unit->code, f->spread, (uint32_t)n_cols, row);
         w->row_scale[r] = upg_f32_from_f16(w->scales[r]);
     }
 }
@@ -172,21 +179,24 @@ static upg_status init_work(unit_work *w, uint32_t cpu_flags, upg_error *err)
                               &w->viterbi, err);
 }
 
-/* Allocates a matrix's results and fills the work of its units. */
-static upg_status init_matrix(const upg_encode_context *context, upg_feedback_matrix *m,
-                              unit_work *work, upg_error *err)
+upg_status upg_feedback_room(upg_feedback_matrix *m, upg_error *err)
 {
-    upg_status        st = UPG_OK;
-    const upg_matrix *matrix = m->units[0].matrix;
-    uint64_t          words = 0;
-
     m->encoded = (upg_encoded_matrix) { 0 };
     for (uint32_t u = 0; u < m->n_units; u++)
         m->encoded.n_words += upg_plan_unit_words(&m->units[u]);
     m->encoded.bits = upg_alloc_aligned(m->encoded.n_words * sizeof(uint32_t), err);
-    m->encoded.scales = upg_calloc(matrix->n_rows, sizeof(uint16_t), err);
-    if (m->encoded.bits == NULL || m->encoded.scales == NULL)
-        return UPG_E_NOMEM;
+    m->encoded.scales = upg_calloc(m->units[0].matrix->n_rows, sizeof(uint16_t), err);
+    return m->encoded.bits != NULL && m->encoded.scales != NULL ? UPG_OK : UPG_E_NOMEM;
+}
+
+/* Allocates a matrix's results and fills the work of its units. */
+static upg_status init_matrix(const upg_encode_context *context, upg_feedback_matrix *m,
+                              unit_work *work, upg_error *err)
+{
+    const upg_matrix *matrix = m->units[0].matrix;
+    uint64_t          words = 0;
+    upg_status        st = upg_feedback_room(m, err);
+
     for (uint32_t u = 0; u < m->n_units && st == UPG_OK; u++) {
         const upg_plan_unit *unit = &m->units[u];
 
@@ -200,7 +210,7 @@ static upg_status init_matrix(const upg_encode_context *context, upg_feedback_ma
     return st;
 }
 
-static upg_status check_scales(const upg_feedback_matrix *m, upg_error *err)
+upg_status upg_feedback_check(const upg_feedback_matrix *m, upg_error *err)
 {
     for (uint32_t r = 0; r < m->units[0].matrix->n_rows; r++)
         if ((m->encoded.scales[r] & 0x7C00u) == 0x7C00u)
@@ -241,7 +251,7 @@ upg_status upg_feedback_encode(const upg_encode_context *context, const float *l
     if (upg_meter_cancelled(context->meter))
         UPG_TRY(upg_fail(err, UPG_E_CANCELLED, "compress: cancelled"));
     for (uint32_t m = 0; m < n_matrices; m++)
-        UPG_TRY(check_scales(&matrices[m], err));
+        UPG_TRY(upg_feedback_check(&matrices[m], err));
 out:
     for (size_t i = 0; f.work != NULL && i < f.n_work; i++)
         deinit_work(&f.work[i]);

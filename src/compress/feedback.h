@@ -23,6 +23,16 @@ typedef struct upg_feedback_matrix {
  * large for fp16), E_CANCELLED. */
 upg_status upg_feedback_encode(const upg_encode_context *context, const float *lower,
                                upg_feedback_matrix *matrices, uint32_t n_matrices, upg_error *err);
+/** The same on the context's device, with the factor that is there; spread: the factor's, as the
+ * device gave it. (feedback_device.c) */
+upg_status upg_feedback_encode_on_device(const upg_encode_context *context, double spread,
+                                         upg_feedback_matrix *matrices, uint32_t n_matrices,
+                                         upg_error *err);
+/** For both: room for a matrix's results; the stored scale of a row, whose variance feedback
+ * widens; scales that fp16 cannot hold. */
+upg_status upg_feedback_room(upg_feedback_matrix *matrix, upg_error *err);
+uint16_t upg_feedback_scale(const upg_code *code, double spread, uint32_t n_cols, const float *row);
+upg_status upg_feedback_check(const upg_feedback_matrix *matrix, upg_error *err);
 /** Bytes that it takes at most for one matrix, beside its weights and L. */
 uint64_t upg_feedback_memory(const upg_plan_unit *units, uint32_t n_units);
 

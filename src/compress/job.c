@@ -123,6 +123,8 @@ upg_status upg_job_open(const char *checkpoint, const char *output,
     UPG_TRY(check_input(job->weights, err));
     UPG_TRY(upg_input_open(&job->input, job->checkpoint, job->weights, err));
     UPG_TRY(check_tokenizer(job->weights, err));
+    if (!settings->quick)
+        UPG_TRY(upg_compress_device_open(settings->device, &job->device, err));
     if (wants_calibration(job)) {
         st = upg_token_windows_make(job->weights, settings->calibration, UPG_CALIBRATION_WINDOW,
                                     upg_job_effort(job)->calibration_windows, &job->calibration,
@@ -241,5 +243,6 @@ void upg_job_close(upg_job *job)
     upg_free(job->output);
     upg_free(job->checkpoint);
     upg_free(job->join);
+    upg_compress_device_close(job->device);
     upg_free(job);
 }

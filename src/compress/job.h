@@ -38,8 +38,10 @@ typedef struct upg_job_settings {
     bool        resume; /* goes on with that journal; afresh where there is none */
     const char *join;   /* NULL, or a folder that is the journal, where other processes work on the
                          * same job; with independent calibration or none */
-    double lease_seconds;           /* a worker that is not heard of for so long is dead; 0 = 120 */
-    double keep_seconds;            /* of work between kept streams; 0 = 60, < 0 = every layer */
+    double      lease_seconds; /* a worker that is not heard of for so long is dead; 0 = 120 */
+    double      keep_seconds;  /* of work between kept streams; 0 = 60, < 0 = every layer */
+    const char *device; /* what encodes: as upg_compress_device_open; NULL = the CPU. Outlives the
+                         * opening */
     const upg_evaluator *evaluator; /* NULL = the file is not run; outlives the job */
     upg_listener         listener;  /* its cancel flag outlives the job */
 } upg_job_settings;

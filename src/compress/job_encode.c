@@ -162,6 +162,7 @@ upg_status upg_job_encode(upg_job *job, upg_pool *pool, const upg_encoded_sink *
     upg_encode_context context = { pool, &kernels, flags, job->settings.seed, &meter };
 
     context.spill_beside = job->encode_memory.spill ? job->output : NULL;
+    context.device = job->device;
     upg_kernels_select(flags, &kernels);
     for (uint32_t u = 0; u < job->plan.n_units; u++)
         total += (uint64_t)job->plan.units[u].n_rows * job->plan.units[u].matrix->n_cols;

@@ -11,21 +11,22 @@
 #define UPG_QUALITY_CAPACITY 4096u /* twice what a report with all roles and figures takes */
 
 struct upg_job {
-    upg_job_settings   settings;
-    char              *output, *checkpoint, *join; /* join: settings.join, or NULL */
-    upg_weights       *weights;
-    upg_input          input; /* the same, as a thing that may change */
-    upg_arena          arena;
-    upg_plan           plan;
-    upg_container_plan file_plan;
-    upg_container_size size;
-    upg_token_windows  calibration;
-    upg_buffer         options_json, plan_json, result_json;
-    upg_job_summary    summary;
-    upg_memory_choice  plan_memory, encode_memory;
-    upg_leases        *leases;  /* while it runs together with others */
-    upg_journal       *journal; /* NULL: nothing is kept */
-    bool               ran, succeeded;
+    upg_job_settings     settings;
+    char                *output, *checkpoint, *join; /* join: settings.join, or NULL */
+    upg_weights         *weights;
+    upg_input            input; /* the same, as a thing that may change */
+    upg_arena            arena;
+    upg_plan             plan;
+    upg_container_plan   file_plan;
+    upg_container_size   size;
+    upg_token_windows    calibration;
+    upg_buffer           options_json, plan_json, result_json;
+    upg_job_summary      summary;
+    upg_memory_choice    plan_memory, encode_memory;
+    upg_leases          *leases;  /* while it runs together with others */
+    upg_journal         *journal; /* NULL: nothing is kept */
+    upg_compress_device *device;  /* NULL: the CPU */
+    bool                 ran, succeeded;
 };
 
 /* job_plan.c */

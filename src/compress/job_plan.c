@@ -245,7 +245,9 @@ static upg_status choose_memory(upg_job *job, upg_error *err)
 
 upg_journal_key upg_job_key(upg_job *job)
 {
-    return (upg_journal_key) { &job->input, job->options_json.data, &job->plan };
+    return (upg_journal_key) { &job->input, job->options_json.data, &job->plan,
+                               job->device != NULL ? job->device->class_->describe(job->device)
+                                                   : NULL };
 }
 
 /* What the plan's units matter: measured, or as an earlier run measured it. */

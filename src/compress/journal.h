@@ -31,7 +31,8 @@ typedef struct upg_journal upg_journal;
 typedef struct upg_journal_key {
     upg_input      *input;
     const char     *recipe_json;
-    const upg_plan *plan; /* its sensitivities are kept */
+    const upg_plan *plan;   /* its sensitivities are kept */
+    const char     *device; /* NULL = the CPU: what adds otherwise makes another file */
 } upg_journal_key;
 
 /** Looks for a journal in `folder`, which need not exist. Errors: E_EXISTS (there is one, mode is

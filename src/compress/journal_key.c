@@ -53,13 +53,17 @@ static void hash_parts(const upg_weights *w, char text[HASH_TEXT])
 /* ---- the object ------------------------------------------------------------------------------ */
 
 /* Sums are rounded as the BLAS kernel and the instruction set order them. */
-static json_t *machine(void)
+static json_t *machine(const char *device)
 {
-    char flags[24];
+    char    flags[24];
+    json_t *all;
 
     snprintf(flags, sizeof flags, "%x", (unsigned)upg_cpu_flags());
-    return json_pack("{s:s,s:s,s:s}", "blas_core", openblas_get_corename(), "blas",
-                     openblas_get_config(), "cpu_flags", flags);
+    all = json_pack("{s:s,s:s,s:s}", "blas_core", openblas_get_corename(), "blas",
+                    openblas_get_config(), "cpu_flags", flags);
+    if (device != NULL) /* one without is the CPU's */
+        json_object_set_new(all, "device", json_string(device));
+    return all;
 }
 
 /* Everything but what takes time. */
@@ -69,9 +73,9 @@ static upg_status print_quick(const upg_journal_key *key, json_t **head, upg_err
     json_t *recipe = json_loads(key->recipe_json, 0, NULL);
 
     hash_parts(key->input->weights, parts);
-    *head =
-        json_pack("{s:i,s:s,s:o,s:o,s:s,s:O}", "journal", FORM, "version", UPG_VERSION, "recipe",
-                  recipe, "machine", machine(), "parts", parts, "files", key->input->files);
+    *head = json_pack("{s:i,s:s,s:o,s:o,s:s,s:O}", "journal", FORM, "version", UPG_VERSION,
+                      "recipe", recipe, "machine", machine(key->device), "parts", parts, "files",
+                      key->input->files);
     return *head != NULL ? UPG_OK : upg_fail(err, UPG_E_NOMEM, "out of memory while writing JSON");
 }
 

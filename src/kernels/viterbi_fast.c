@@ -298,6 +298,20 @@ void upg_viterbi_fast_close(upg_viterbi_fast *f)
     upg_free(f);
 }
 
+upg_viterbi_fast_form upg_viterbi_fast_describe(const upg_viterbi_fast *f)
+{
+    return (upg_viterbi_fast_form) { .rows = { &f->rows[0], &f->rows[1] },
+                                     .coarse = f->coarse,
+                                     .value_range = f->value_range,
+                                     .furthest = f->furthest,
+                                     .hopeless = f->hopeless,
+                                     .base = f->base,
+                                     .offset_limit = f->offset_limit,
+                                     .min_rows = f->min_rows,
+                                     .ring_rows = f->ring_rows,
+                                     .depth = f->depth };
+}
+
 static int32_t clamp(int32_t x, int32_t low, int32_t high)
 {
     return x < low ? low : x > high ? high : x;
