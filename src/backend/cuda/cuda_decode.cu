@@ -151,6 +151,14 @@ __device__ __forceinline__ void write_factors(const cu_band *b, band_place at, u
     }
 }
 
+template <int OFFSET> __device__ __forceinline__ uint32_t entry(uint32_t shared)
+{
+    uint32_t x;
+
+    asm("ld.shared.u32 %0, [%1 + %2];" : "=r"(x) : "r"(shared), "n"(OFFSET));
+    return x;
+}
+
 /* grid: x runs over tiles of 256 columns, y over runs of rows, z over bands. HALF: of the bits of
  * the longest window. */
 template <bool BYTES, int HALF>
@@ -161,17 +169,19 @@ __global__ void __launch_bounds__(32 * WARPS, 4)
         GROUPS = BYTES ? 4 : 2,
         PARTS = 8 / GROUPS,
         RUNS = WARPS / PARTS,
-        MASK = ((1 << HALF) - 1) << 7, /* a table's address, in front of the lane's */
-        HIGH_TABLE = 128 << HALF
+        TABLE = 128 << HALF,          /* bytes, and where it begins a multiple of them */
+        MASK = ((1 << HALF) - 1) << 7 /* a table's address, in front of the lane's */
     };
     __shared__ uint32_t     tiles[MAX_TILES]; /* where the rows' tiles lie in the tape */
-    extern __shared__ uint4 tables[];
+    extern __shared__ uint4 memory[];
     const cu_band          *b = p.bands + blockIdx.z;
     const uint32_t          lane = threadIdx.x & 31, warp = threadIdx.x >> 5, part = warp % PARTS;
     const uint32_t          n_rows = b->n_rows, length = b->length, k0 = b->k0, k1 = b->k1;
     const uint32_t          run0 = blockIdx.y * RUNS * run, r0 = run0 + warp / PARTS * run;
     const uint32_t          end = min(r0 + run, n_rows), tile0 = b->u0 / CU_TILE_ROWS;
-    const uint32_t          at = 4 * lane;
+    const uint32_t          shared = (uint32_t)__cvta_generic_to_shared(memory);
+    const uint32_t          base = shared + TABLE - 1 & ~(TABLE - 1u), at = 4 * lane;
+    const uint32_t          mine = base | at;
     const band_place        place = place_of_band(&p, b, to.paired);
     uint32_t                loaded, first, last, newest, ahead[GROUPS], keep[5];
     uint64_t                bits[GROUPS]; /* bit i: binary row `loaded` − 1 − i */
@@ -184,7 +194,7 @@ __global__ void __launch_bounds__(32 * WARPS, 4)
                newest_bit(b, min(run0 + RUNS * run, n_rows) - 1) / CU_TILE_ROWS + 4);
     for (uint32_t i = first + threadIdx.x; i <= last; i += 32 * WARPS)
         tiles[i - first] = (uint32_t)tile_of_unit(&p, tape, (tile0 + i) * p.n_ktiles + blockIdx.x);
-    fill_tables<BYTES, HALF>(b, tables);
+    fill_tables<BYTES, HALF>(b, memory + (base - shared) / sizeof(uint4));
     if (r0 >= n_rows)
         return;
     if (blockIdx.x == 0 && part == 0)
@@ -196,6 +206,7 @@ __global__ void __launch_bounds__(32 * WARPS, 4)
     for (int h = 0; h < GROUPS; h++)
         bits[h] = 0;
     lanes_keep(keep);
+    asm("" : "+l"(line)); /* kept, not computed again for every row */
     for (uint32_t r = r0; r < end; r += 2) {
         const uint32_t second = newest + k1; /* r is even */
 
@@ -219,11 +230,8 @@ __global__ void __launch_bounds__(32 * WARPS, 4)
 
 #pragma unroll
             for (int h = 0; h < GROUPS; h++) {
-                uint32_t i = (uint32_t)(bits[h] >> shift) & MASK | at;
-                uint32_t j = (uint32_t)(bits[h] >> (shift + HALF)) & MASK | at;
-
-                low[h] = *(const uint32_t *)((const uint8_t *)tables + i);
-                high[h] = *(const uint32_t *)((const uint8_t *)tables + HIGH_TABLE + j);
+                low[h] = entry<0>((uint32_t)(bits[h] >> shift) & MASK | mine);
+                high[h] = entry<TABLE>((uint32_t)(bits[h] >> (shift + HALF)) & MASK | mine);
             }
             if (e == 0 || r + e < end)
                 *(uint32_t *)(line + row * CU_LINE_BYTES + (at ^ (row & 7) << 4)) =
@@ -249,7 +257,7 @@ extern "C" int cu_launch_decode(const cu_product *p, cu_tape tape, const cu_deco
 {
     const bool      bytes = to->form == CU_BYTES;
     const uint32_t  runs = bytes ? 4 : 2, half = (p->max_length + 1) / 2;
-    const size_t    shared = (size_t)256 << (half < 6 ? 6 : half);
+    const size_t    shared = (size_t)(3 * 128) << (half < 6 ? 6 : half); /* with room to align */
     decode_function kernel = bytes ? decode_of<true>(half) : decode_of<false>(half);
     uint32_t        run = MAX_RUN;
     cudaError_t     e;

@@ -62,7 +62,7 @@ static void plan_band(cuda_op *bound, const upg_band *band, uint32_t n_cols, cu_
     memcpy(to->taps, band->code.taps, sizeof to->taps);
     p->n_rows += band->n_rows;
     p->n_u += (band->n_binary + CU_TILE_ROWS - 1) / CU_TILE_ROWS * CU_TILE_ROWS;
-    p->exact_f16 = p->exact_f16 && taps <= CU_SUM_LIMIT && band->code.length <= 14;
+    p->exact_f16 = p->exact_f16 && taps <= CU_SUM_LIMIT;
     if (band->code.length > p->max_length)
         p->max_length = band->code.length;
 }
