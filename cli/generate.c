@@ -126,8 +126,8 @@ const cli_option cli_sampling_options[] = {
     { .name = "exact-prompts",
       .type = CLI_FLAG,
       .offset = offsetof(cli_sampling_args, exact_prompts),
-      .help = "reads prompts as exactly as answers; otherwise CPUs with\n"
-              "AVX-512 round weights to 8 bits, nearly twice as fast" },
+      .help = "reads prompts as exactly as answers; otherwise GPUs and\n"
+              "CPUs with AVX-512 round weights to 8 bits: faster" },
     { .name = "draft",
       .type = CLI_U32,
       .argument = "N",

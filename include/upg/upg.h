@@ -196,11 +196,12 @@ typedef struct upg_session_options {
     bool shift_when_full;    /* drop the oldest half and compute the rest again at its new places,
                               * which takes as long as a prompt of that length; default: E_CONTEXT */
     bool keep_logits;        /* bring the last position's logits to the host after every step */
-    bool fast_prompts; /* CPUs with AVX-512: passes over more than 32 tokens of one upg_prefill, and
-                        * computing a cache again, take weights rounded to 8 bits: 1.7 times as
-                        * fast, KL 2 to 3 % of what the compression costs (docs/QUALITY.md). Such a
-                        * session equals one full pass to that accuracy only; elsewhere it changes
-                        * nothing. `upg run` and `chat` set it, upg_evaluate measures without */
+    bool fast_prompts;       /* GPUs and CPUs with AVX-512: passes over more than 32 tokens of one
+                              * upg_prefill, and computing a cache again, take weights rounded to 8
+                              * bits: 1.5 to 1.7 times as fast, KL 2 to 3 % of what the compression
+                              * costs (docs/QUALITY.md). Such a session equals one full pass to that
+                              * accuracy only; elsewhere it changes nothing. `upg run` and `chat` set
+                              * it, upg_evaluate measures without */
 } upg_session_options;
 
 /** Device bytes such a session would take with a full context; allocates nothing. */
