@@ -130,7 +130,7 @@ static void test_as_a_file(void **state)
     };
     char        *folder = make_folder();
     const char  *path = in_folder(folder, "m.upg");
-    upg_weights *memory = make("phi4-micro:2"), *w;
+    upg_weights *memory = make("phi4-micro:2"), *w = NULL;
     upg_error    err = { 0 };
 
     (void)state;
