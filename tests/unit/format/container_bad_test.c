@@ -187,7 +187,7 @@ static void the_bad_chunk_is_named(void **state)
         assert_int_equal(upg_container_verify(path, threads ? pool : NULL, NULL, &bad, &err),
                          UPG_E_CORRUPT);
         assert_int_equal(bad, 2 << 20);
-        assert_non_null(strstr(err.message, "2097152 … 3145727 "));
+        assert_non_null(strstr(err.message, "chunk 2, bytes 2097152 … 3145727,"));
         assert_non_null(strstr(err.message, "\"second\""));
         bytes[(2 << 20) + 77] ^= 4;
         bytes[(3 << 20) + 5] ^= 4;
