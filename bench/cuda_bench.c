@@ -1,14 +1,14 @@
 /* cuda_bench: Phi-4's shape on one NVIDIA GPU, random bits in the benchmark mix (embedding in bands
  * of 2.875 bits on average, head 4, q, k, v, gate and up 3, o and down 3.5):
  *
- *     cuda_bench [results.json [layers [prompts | prompts8 | once]]]
+ *     cuda_bench [results.json [layers [decode | prompts | prompts8 | once]]]
  *
  * What is measured, with median and spread of 31 repetitions: reading the weights, the products of
  * every shape within one launch beside plain reads of the same ring, decoding at empty context, 2k
  * and 16k with fp16 and int8 KV, as one launch, as a graph and through the API's call with logits,
- * and batches up to prefill of 512 tokens (with "prompts" these alone, "prompts8": those in 8-bit
- * values; "once": one batch of 512, to be profiled). Bits are shared between matrices on the host
- * and apart on the device.
+ * and batches up to prefill of 512 tokens ("decode": the decoding in one launch alone, in a fifth
+ * of the time; "prompts": prompts alone, "prompts8": those in 8-bit values; "once": one batch of
+ * 512, to be profiled). Bits are shared between matrices on the host and apart on the device.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -369,45 +369,70 @@ static void trace(bench *b, uint32_t n, bool fast)
     upg_free(batch.op_ns);
 }
 
-/* Where a token's time goes, in clocks: the average layer, step by step, in two blocks. For each
- * step the parts between the noted clocks, then the wait for the others. */
+enum { PER_LAYER = 6, PARTS = 6 }; /* steps; clocks of a step */
+
+/* Clocks of a part of step k of a layer: to the next noted one, or to where the next step begins; 0
+ * where not noted. */
+static double part_of(const long long *clocks, uint32_t layer, uint32_t k, int part)
+{
+    const long long *at = clocks + PARTS * (1 + PER_LAYER * layer + k);
+    int              to = part + 1;
+
+    if (at[part] == 0)
+        return 0;
+    while (to < PARTS - 1 && at[to] == 0)
+        to++;
+    return (double)(at[to] - at[part]);
+}
+
+/* Least, median and most of all blocks, of the average layer. */
+static void print_part(bench *b, const long long *clocks, uint32_t k, int part, double *values)
+{
+    uint32_t n = b->tools->launches(b->backend, UPG_CUDA_STEPS);
+    uint32_t n_blocks = b->tools->blocks(b->backend), n_layers = b->weights.config.n_layers;
+    double   least = 0, median = 0, most = 0;
+
+    for (uint32_t layer = 1; layer < n_layers; layer++) {
+        uint32_t noted = 0;
+
+        for (uint32_t block = 0; block < n_blocks; block++) {
+            values[noted] = part_of(clocks + (size_t)block * PARTS * n, layer, k, part);
+            noted += values[noted] > 0;
+        }
+        if (noted == 0)
+            return;
+        qsort(values, noted, sizeof *values, ascending);
+        least += values[0] / (n_layers - 1);
+        median += values[noted / 2] / (n_layers - 1);
+        most += values[noted - 1] / (n_layers - 1);
+    }
+    printf(" %.0f/%.0f/%.0f", least, median, most);
+}
+
+/* Where a token's time goes, in clocks of the average layer, step by step. For each step the parts
+ * between the noted clocks: the first is the wait for its input; of products then come rotation and
+ * rounding, bit planes, tiles, rows; of attention keys, its part, the merge; of swiglu rotation,
+ * the others' maxima, rounding. The last is the wait for the block's own warps. */
 static void trace_steps(bench *b, uint32_t position)
 {
-    static const char *const names[] = { "embed",   "norm",      "merge",  "swiglu",
-                                         "product", "attention", "logits", "sample" };
-    enum { PER_LAYER = 9 };
-    uint32_t   n = b->tools->launches(b->backend, UPG_CUDA_STEPS), n_layers;
-    long long *clocks = upg_calloc(12 * (size_t)n, sizeof *clocks, &b->err);
+    static const char *const names[] = { "embed", "product", "attention", "swiglu", "sample" };
+    uint32_t                 n = b->tools->launches(b->backend, UPG_CUDA_STEPS);
+    uint32_t                 n_blocks = b->tools->blocks(b->backend);
+    long long *clocks = upg_calloc(PARTS * (size_t)n_blocks * n, sizeof *clocks, &b->err);
     int       *kinds = upg_calloc(n, sizeof *kinds, &b->err);
+    double    *values = upg_calloc(n_blocks, sizeof *values, &b->err);
 
-    check(b, clocks && kinds ? UPG_OK : UPG_E_NOMEM);
+    check(b, clocks && kinds && values ? UPG_OK : UPG_E_NOMEM);
     check(b, b->tools->trace(b->backend, &b->view, &b->layout, position, clocks, kinds, &b->err));
-    n_layers = b->weights.config.n_layers;
-    for (int block = 0; block < 2; block++) {
-        const long long *c = clocks + (size_t)block * 6 * n;
-
-        printf("  steps at %u, block %d:", position, block);
-        for (uint32_t k = 0; k < PER_LAYER; k++) {
-            printf(" %s", names[kinds[PER_LAYER + k]]);
-            for (int part = 0; part < 5; part++) {
-                double sum = 0;
-
-                for (uint32_t layer = 1; layer < n_layers; layer++) {
-                    const long long *at = c + 6 * (PER_LAYER * layer + k);
-                    int              from = part, to = part + 1;
-
-                    if (at[part] == 0)
-                        continue;
-                    while (to < 4 && at[to] == 0)
-                        to++;
-                    sum += (double)((to < 5 ? at[to] : at[6]) - at[from]);
-                }
-                if (sum > 0)
-                    printf("%c%.0f", part == 4 ? '|' : part ? '+' : ' ', sum / (n_layers - 1));
-            }
-        }
-        printf("  all %.0f\n", (double)(c[6 * n - 2] - c[0]));
+    printf("  clocks at %u, of all blocks least/median/most:\n", position);
+    for (uint32_t k = 0; k < PER_LAYER; k++) {
+        printf("    %-10s", names[kinds[1 + PER_LAYER + k]]);
+        for (int part = 0; part < PARTS; part++)
+            print_part(b, clocks, k, part, values);
+        printf("\n");
     }
+    printf("    all %.0f\n", (double)(clocks[PARTS * n - 1] - clocks[0]));
+    upg_free(values);
     upg_free(kinds);
     upg_free(clocks);
 }
@@ -464,18 +489,12 @@ static void prompts(bench *b, bool exact)
     }
 }
 
-static void measure(bench *b, uint32_t n_layers)
+static void decode_types(bench *b, uint32_t n_layers, bool all)
 {
     static const char *const types[] = { "fp16", "", "int8" };
     char                     name[64];
     double                   speed;
 
-    read_speed(b);
-    shape(b, UPG_ROLE_Q, "q, k, v 7680 x 5120, 3 bits");
-    shape(b, UPG_ROLE_O, "o 5120 x 5120, 3.5 bits");
-    shape(b, UPG_ROLE_GATE, "gate, up 35840 x 5120, 3 bits");
-    shape(b, UPG_ROLE_DOWN, "down 5120 x 17920, 3.5 bits");
-    shape(b, UPG_ROLE_HEAD, "head 100352 x 5120, 4 bits");
     for (int type = 0; type < 3; type += 2) {
         open_pages(b, (upg_kv_type)type);
         if (type == 0) {
@@ -484,6 +503,8 @@ static void measure(bench *b, uint32_t n_layers)
             printf("  %.4f ms a token, %.4f ms for %u layers each with its share of the head\n",
                    1e3 / speed, 1e3 / speed / n_layers, n_layers);
             trace_steps(b, 0);
+        }
+        if (type == 0 && all) {
             decode(b, UPG_CUDA_GRAPH, "decode, graph of steps, empty context", 0);
             decode(b, UPG_CUDA_STEPS, "decode, step by step, empty context", 0);
             decode_calls(b);
@@ -492,7 +513,7 @@ static void measure(bench *b, uint32_t n_layers)
         decode(b, UPG_CUDA_ONE_LAUNCH, name, 2048);
         snprintf(name, sizeof name, "decode, one launch, 16k context, %s KV", types[type]);
         decode(b, UPG_CUDA_ONE_LAUNCH, name, 16384);
-        if (type == 0) {
+        if (type == 0 && all) {
             for (uint32_t n = 1; n <= 8; n *= 2)
                 batches(b, n, true, false);
             trace(b, 1, false);
@@ -502,6 +523,17 @@ static void measure(bench *b, uint32_t n_layers)
         trace_steps(b, 16384);
         close_pages(b);
     }
+}
+
+static void measure(bench *b, uint32_t n_layers)
+{
+    read_speed(b);
+    shape(b, UPG_ROLE_Q, "q, k, v 7680 x 5120, 3 bits");
+    shape(b, UPG_ROLE_O, "o 5120 x 5120, 3.5 bits");
+    shape(b, UPG_ROLE_GATE, "gate, up 35840 x 5120, 3 bits");
+    shape(b, UPG_ROLE_DOWN, "down 5120 x 17920, 3.5 bits");
+    shape(b, UPG_ROLE_HEAD, "head 100352 x 5120, 4 bits");
+    decode_types(b, n_layers, true);
 }
 
 int main(int argc, char **argv)
@@ -536,7 +568,9 @@ int main(int argc, char **argv)
                 b.class_->describe(b.backend), n_layers, b.tools->token_bytes(b.backend));
     b.logits = upg_malloc((size_t)b.weights.config.vocab, sizeof *b.logits, &b.err);
     check(&b, b.logits ? UPG_OK : UPG_E_NOMEM);
-    if (argc > 3) {
+    if (argc > 3 && strcmp(argv[3], "decode") == 0) {
+        decode_types(&b, n_layers, false);
+    } else if (argc > 3) {
         open_pages(&b, UPG_KV_F16);
         if (strcmp(argv[3], "once") == 0)
             once(&b);

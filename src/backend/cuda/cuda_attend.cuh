@@ -104,40 +104,36 @@ static __device__ __forceinline__ void kv_load(const uint8_t *part, uint32_t tok
     }
 }
 
-/* Words of shared memory that attend uses behind the queries. */
+/* Words of scratch. */
 template <int DIMS, int HEADS> static __host__ __device__ constexpr uint32_t attend_words()
 {
     return CU_WARPS * HEADS * (16 * DIMS + 2);
 }
 
-/* Merges what the warps left in scratch: [warp][HEADS][16 · DIMS values, max, sum]. */
-template <int DIMS, int HEADS>
-static __device__ __forceinline__ void
-merge_warps(const float *scratch, uint32_t n_heads, uint32_t head_dim, float *partial,
-            uint32_t partial_stride, float *softmax, uint32_t softmax_stride)
+/* Merges what the first n_warps warps left in scratch: [warp][HEADS][16 · DIMS values, max, sum].
+ * Calls f(head, dimension, values, max, sum). */
+template <int DIMS, int HEADS, typename F>
+static __device__ __forceinline__ void merge_warps(const float *scratch, int n_warps,
+                                                   uint32_t n_heads, uint32_t head_dim, F f)
 {
     block_sync();
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n_heads * head_dim; i += CU_THREADS) {
-        uint32_t h = i / head_dim, d = i % head_dim;
-        float    max = -INFINITY, a = 0.0f, s = 0.0f;
+        uint32_t     h = i / head_dim, d = i % head_dim;
+        const float *from = scratch + h * (16 * DIMS + 2);
+        float        max = -INFINITY, a = 0.0f, s = 0.0f;
 
-#pragma unroll
-        for (int w = 0; w < CU_WARPS; w++)
-            max = fmaxf(max, scratch[(w * HEADS + h) * (16 * DIMS + 2) + 16 * DIMS]);
 #pragma unroll 4
-        for (int w = 0; w < CU_WARPS && max > -INFINITY; w++) {
-            const float *from = scratch + (w * HEADS + h) * (16 * DIMS + 2);
-            float        factor = expf(from[16 * DIMS] - max);
+        for (int w = 0; w < n_warps; w++)
+            max = fmaxf(max, from[w * HEADS * (16 * DIMS + 2) + 16 * DIMS]);
+#pragma unroll 4
+        for (int w = 0; w < n_warps && max > -INFINITY; w++, from += HEADS * (16 * DIMS + 2)) {
+            float factor = expf(from[16 * DIMS] - max);
 
             a = fmaf(from[d], factor, a);
             s = fmaf(from[16 * DIMS + 1], factor, s);
         }
-        partial[(uint64_t)h * partial_stride + d] = a;
-        if (d == 0) {
-            softmax[2 * h * softmax_stride] = max;
-            softmax[2 * h * softmax_stride + 1] = s;
-        }
+        f(h, d, a, max, s);
     }
     block_sync();
 }
@@ -271,6 +267,12 @@ static __device__ __forceinline__ void load_group(uint8_t *const *pages, uint64_
     }
 }
 
+/* Groups of 8 keys that a warp asks the second-level cache for ahead of their use. */
+template <int TYPE> static __host__ __device__ constexpr uint32_t groups_ahead()
+{
+    return TYPE == KV_I8 ? 2 : 1;
+}
+
 /* Asks for the lines of a group of 8 keys and values, so that the second-level cache has them. */
 template <int TYPE, int DIMS>
 static __device__ __forceinline__ void expect_group(uint8_t *const *pages, uint64_t k_part,
@@ -338,8 +340,8 @@ attend_keys(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, u
         } else {
             load_group<TYPE, DIMS, FRESH>(pages, k_part, v_part, key0, &now);
         }
-        if (FRESH && key0 + 2 * stride < end)
-            expect_group<TYPE, DIMS>(pages, k_part, v_part, key0 + 2 * stride);
+        if (FRESH && key0 + groups_ahead<TYPE>() * stride < end)
+            expect_group<TYPE, DIMS>(pages, k_part, v_part, key0 + groups_ahead<TYPE>() * stride);
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             ready<TYPE>(now.k[c]);
@@ -416,18 +418,27 @@ static __device__ __forceinline__ void each_value(const attention_state<DIMS> *s
             }
 }
 
+/* Warps that have keys when each takes 8 at a time. */
+static __device__ __forceinline__ int warps_of(uint32_t begin, uint32_t end)
+{
+    uint32_t n = (end - (begin & ~7u) + 7) / 8;
+
+    return begin >= end ? 0 : (int)min(n, (uint32_t)CU_WARPS);
+}
+
 template <int TYPE, int DIMS>
-static __device__ void attend_tensor(const float *q, uint32_t n_heads, uint8_t *const *pages,
-                                     cu_kv kv, uint32_t layer, uint32_t kv_head, uint32_t begin,
-                                     uint32_t end, float *scratch)
+static __device__ __noinline__ void
+attend_tensor(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, uint32_t layer,
+              uint32_t kv_head, uint32_t begin, uint32_t end, float *scratch)
 {
     enum { HEAD = 16 * DIMS };
     const uint32_t        warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     attention_state<DIMS> state;
 
+    if ((int)warp >= warps_of(begin, end))
+        return;
     attend_keys<TYPE, DIMS, true>(q, n_heads, pages, kv, layer, kv_head, begin, end,
                                   (begin & ~7u) + 8 * warp, 8 * CU_WARPS, &state);
-    block_sync();
     each_value<TYPE, DIMS>(&state, [&](uint32_t head, uint32_t dim, float x) {
         scratch[(warp * 4 + head) * (HEAD + 2) + dim] = x;
     });
@@ -541,13 +552,12 @@ attend_scalar(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv,
 }
 
 /* Keys [begin, end) of one sequence. q f32 [HEADS][head_dim] in shared memory, n_heads ≤ HEADS of
- * them; scratch as above. partial: f32 [n_heads][head_dim] at a stride of partial_stride;
- * softmax: {max, sum} at a stride of 2 · softmax_stride. Begins after a barrier. */
-template <int TYPE, int DIMS, int HEADS>
+ * them; scratch as above. Calls f as merge_warps does. Begins after a barrier at which nobody used
+ * scratch any more. */
+template <int TYPE, int DIMS, int HEADS, typename F>
 static __device__ __forceinline__ void
-attend(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, uint32_t layer,
-       uint32_t kv_head, uint32_t begin, uint32_t end, float *scratch, float *partial,
-       uint32_t partial_stride, float *softmax, uint32_t softmax_stride)
+attend_for(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, uint32_t layer,
+           uint32_t kv_head, uint32_t begin, uint32_t end, float *scratch, F f)
 {
     enum { EACH = DIMS > TENSOR ? DIMS - TENSOR : DIMS };
 
@@ -556,8 +566,26 @@ attend(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, uint32
     else
         attend_scalar<TYPE, EACH, HEADS>(q, n_heads, pages, kv, layer, kv_head, begin, end,
                                          scratch);
-    merge_warps<EACH, HEADS>(scratch, n_heads, kv.head_dim, partial, partial_stride, softmax,
-                             softmax_stride);
+    merge_warps<EACH, HEADS>(scratch, DIMS > TENSOR ? warps_of(begin, end) : (int)CU_WARPS, n_heads,
+                             kv.head_dim, f);
+}
+
+/* partial: f32 [n_heads][head_dim] at a stride of partial_stride; softmax: {max, sum} at a stride
+ * of 2 · softmax_stride. */
+template <int TYPE, int DIMS, int HEADS>
+static __device__ __forceinline__ void
+attend(const float *q, uint32_t n_heads, uint8_t *const *pages, cu_kv kv, uint32_t layer,
+       uint32_t kv_head, uint32_t begin, uint32_t end, float *scratch, float *partial,
+       uint32_t partial_stride, float *softmax, uint32_t softmax_stride)
+{
+    attend_for<TYPE, DIMS, HEADS>(q, n_heads, pages, kv, layer, kv_head, begin, end, scratch,
+                                  [&](uint32_t h, uint32_t d, float a, float max, float s) {
+                                      partial[(uint64_t)h * partial_stride + d] = a;
+                                      if (d == 0) {
+                                          softmax[2 * h * softmax_stride] = max;
+                                          softmax[2 * h * softmax_stride + 1] = s;
+                                      }
+                                  });
 }
 
 /* Element (head, d) of the mixed values: merges the splits. */

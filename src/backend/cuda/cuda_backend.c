@@ -111,7 +111,6 @@ static void free_host(cuda_backend *b)
         upg_free(b->ops[i].bands);
     upg_free(b->ops);
     upg_free(b->slots);
-    upg_free(b->pieces);
     upg_free(b->steps);
     upg_free(b->tape_base);
     upg_free(b->blob);

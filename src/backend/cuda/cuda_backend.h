@@ -74,17 +74,11 @@ typedef struct cuda_backend {
     uint32_t     n_page_slots;
 
     /* the token kernel */
-    cu_step        *steps;  /* host copy */
-    cu_piece       *pieces; /* host scratch for one step's table */
-    size_t          n_pieces;
-    uint32_t        n_steps, n_products, n_u_buffers;
-    cu_token_args   token; /* type of KV filled in at run time */
-    int32_t        *u_token[8];
-    size_t          u_token_bytes; /* of each */
-    float          *residual[2], *rotated[5], *scale;
+    cu_step        *steps; /* host copy */
+    uint32_t        n_steps, n_products;
+    cu_token_args   token;         /* type of KV filled in at run time */
     uint32_t        ring_pages[3]; /* by KV type */
-    const uint32_t *step_tiles;    /* [n_steps + 1][n_ctas] on the device */
-    uint32_t        arrivals;      /* at the barrier since creation */
+    const uint32_t *step_tiles;    /* [n_products + 1][n_ctas] on the device */
 
     /* pinned */
     uint8_t   *pinned[2]; /* staging */

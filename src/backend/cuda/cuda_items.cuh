@@ -1,46 +1,72 @@
-/* cuda_items.cuh: what lies between two products of a token, made by few blocks, an item each: rows
- * of u to results, rotation blocks of the next input, parts of attention, logits, the best token.
- * Used by cuda_token.cu alone, where the whole is explained. */
+/* cuda_items.cuh: what few blocks make between two products of a token, an item each: the token's
+ * row of the embedding, attention, silu(gate)·up, the best token. Used by cuda_token.cu alone,
+ * where the whole is explained. */
 #ifndef UPG_BACKEND_CUDA_CUDA_ITEMS_CUH
 #define UPG_BACKEND_CUDA_CUDA_ITEMS_CUH
 
 #include "backend/cuda/cuda_attend.cuh"
 #include "backend/cuda/cuda_ring.cuh"
 
+extern __shared__ __align__(1024) uint8_t cu_token_memory[];
+
 namespace
 {
 
-enum {
-    EACH = 3, /* rows of a thread in a pass, elements of a thread in a rotation block */
-    X_WORDS = 1024 + 64 + 16,
-    PIECES = 32
-};
-
-static_assert(EACH * CU_THREADS >= 1024, "a rotation block");
-static_assert(EACH * CU_THREADS == (int)CU_PASS_ROWS && PIECES == (int)CU_MAX_PIECES,
-              "what the host plans with");
+enum { RECORDS = 4 }; /* steps at hand: this one, the next two, one to spare */
 
 /* The token at hand, looked up once: its position, and the pages of the keys that the block's item
  * of every layer's attention reads, where they are few enough. */
 struct token_place {
+    uint32_t launch_position; /* of the launch's first token */
     uint32_t position, first_page, n_pages;
     uint8_t *newest; /* page of the position itself */
     uint8_t *pages[CU_OWN_PAGES];
 };
 
-/* Shared memory beside the ring. */
-struct block_memory {
-    uint32_t    *planes; /* [max_ktiles][CU_PLANE_WORDS] */
-    int32_t     *staged; /* [staged_words]: u of a pass; codes; what attention's warps leave */
-    float       *x;      /* [X_WORDS], padded */
-    float       *y;      /* [max_rows of an item] */
-    float       *angles; /* [rotary]: cosines, sines of the token's position */
-    float       *slots;  /* [64] */
-    int         *sum;
-    cu_record   *records; /* [2] */
-    cu_piece    *pieces;  /* [PIECES] of the item at hand */
-    token_place *place;
+/* Where the block stands with a step: its place in the launch, its token in the launch and since
+ * creation, the tiles in front of it. */
+struct step_mark {
+    uint32_t place, token, turn;
+    cursor   at;
 };
+
+/* What a block knows, beside the ring and what depends on the model's shape. Everything has a fixed
+ * address: pointers in registers would push others out of them. */
+struct block_state {
+    cu_record   records[RECORDS];
+    cu_piece    pieces[2][CU_MAX_PIECES]; /* of a product, of the next */
+    step_mark   marks[RECORDS];
+    token_place place;
+    float       slots[64], scale;
+    int         sum;
+    uint64_t    tail_done;   /* mbarrier: warps that are done with the block's last row tile */
+    uint32_t    n_in_flight; /* pages that may be on their way */
+    long long  *stamp;       /* where the first thread notes its clocks; NULL: nowhere */
+};
+
+__shared__ __align__(64) block_state own;
+
+__device__ __forceinline__ uint32_t *planes_of(const cu_token_args &a) /* [max_ktiles][…] */
+{
+    return (uint32_t *)(cu_token_memory + a.planes_at);
+}
+
+/* [staged_words]: vectors, codes, sums; what attention's warps leave */
+__device__ __forceinline__ int32_t *staged_of(const cu_token_args &a)
+{
+    return (int32_t *)(cu_token_memory + a.staged_at);
+}
+
+/* [y_words]: a KV head's q, k, v; a product's scales, then old residual */
+__device__ __forceinline__ float *y_of(const cu_token_args &a)
+{
+    return (float *)(cu_token_memory + a.y_at);
+}
+
+__device__ __forceinline__ float *angles_of(const cu_token_args &a) /* cosines, sines */
+{
+    return (float *)(cu_token_memory + a.angles_at);
+}
 
 __device__ __forceinline__ void mark_bad(const cu_token_args &a, uint32_t step)
 {
@@ -48,190 +74,69 @@ __device__ __forceinline__ void mark_bad(const cu_token_args &a, uint32_t step)
 }
 
 /* Notes the clock, where one is kept. */
-__device__ __forceinline__ void mark_time(long long *stamp, int which)
+__device__ __forceinline__ void mark_time(const cu_token_args &a, int which)
 {
-    if (stamp != NULL)
-        stamp[which] = clock64();
+    if (a.trace != NULL && threadIdx.x == 0 && own.stamp != NULL)
+        own.stamp[which] = clock64();
 }
 
-/* ---- row results from u -------------------------------------------------------------------------
- * y_r = (Σ_i p_i·u[newest(r) − i]) · (s_r·g·s_x), the sum exact, rounded to fp32 once. A pass takes
- * up to 1440 rows in a few pieces, each of one band; its u goes through shared memory. */
-
-__device__ __forceinline__ double wide(float x) /* exact, for zero and every normal f32 */
-{
-    uint32_t b = __float_as_uint(x), low = b & 0x7FFFFFFFu;
-
-    return low == 0 ? 0.0
-                    : __hiloint2double((int)((b & 0x80000000u) | ((low >> 3) + (896u << 20))),
-                                       (int)(low << 29));
-}
-
-__device__ __forceinline__ double wide(int x)
-{
-    return __dsub_rn(__hiloint2double(0x43300000, x ^ (int)0x80000000),
-                     __hiloint2double(0x43300000, (int)0x80000000));
-}
-
-__device__ __forceinline__ void copy_async(void *shared, const void *global)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address_of(shared)), "l"(global)
-                 : "memory");
-}
-
-/* One pass. Ends with a barrier. */
-__device__ __forceinline__ void row_results(const cu_piece *pieces, uint32_t n_pieces,
-                                            const int32_t *u, float s_x, const block_memory &m)
-{
-    const cu_piece *piece[EACH];
-    uint32_t        row[EACH], begin = pieces[0].out0;
-    uint16_t        scale[EACH];
-
-#pragma unroll 1
-    for (uint32_t p = 0; p < n_pieces; p++)
-#pragma unroll 1
-        for (uint32_t v = threadIdx.x; v < pieces[p].n_vectors; v += CU_THREADS)
-            copy_async(m.staged + pieces[p].staged + 4 * v, u + pieces[p].first_word + 4 * v);
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        uint32_t p = 0, r = threadIdx.x + e * CU_THREADS;
-
-#pragma unroll 1
-        while (p + 1 < n_pieces && begin + r >= pieces[p + 1].out0)
-            p++;
-        piece[e] = pieces + p;
-        r -= piece[e]->out0 - begin;
-        row[e] = r < piece[e]->n_rows ? r : ~0u;
-        if (row[e] != ~0u)
-            scale[e] = __ldg(piece[e]->scales + r);
-    }
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-    block_sync();
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const cu_piece *p = piece[e];
-        uint32_t        r = row[e];
-        double          sum, factor;
-
-        if (r == ~0u)
-            continue;
-        const int32_t *at = m.staged + p->newest0 + (r + 1) / 2 * p->ka + r / 2 * p->kb;
-
-        if (p->narrow) {
-            int s = 0;
-
-#pragma unroll
-            for (int i = 0; i < 12; i += 4) {
-                int4 t = *(const int4 *)(p->taps + i);
-
-                s += t.x * at[-i] + t.y * at[-i - 1] + t.z * at[-i - 2] + t.w * at[-i - 3];
-            }
-            sum = wide(s);
-        } else {
-            int64_t s = 0;
-
-#pragma unroll 1
-            for (uint32_t i = 0; i < p->length; i++)
-                s += (int64_t)p->taps[i] * at[-(int)i];
-            sum = (double)s;
-        }
-        factor = __dmul_rn(__dmul_rn(wide(__half2float(__ushort_as_half(scale[e]))), wide(p->gain)),
-                           wide(s_x));
-        m.y[p->out0 + r] = __double2float_rn(__dmul_rn(sum, factor));
-    }
-    block_sync();
-}
-
-/* ---- rotation blocks ----------------------------------------------------------------------------
+/* ---- exchange -----------------------------------------------------------------------------------
  */
 
-/* Four distances at once while there are four, for all threads that have a group. */
-template <int BITS>
-__device__ __forceinline__ void distances(float *x, uint32_t n, uint32_t log_d, float scale)
+/* Where a vector lies in the given token, or `later` turns later. */
+__device__ __forceinline__ uint32_t *set_of(const cu_vector &v, uint32_t token, uint32_t later)
 {
-    uint32_t g = threadIdx.x, base = ((g >> log_d) << (log_d + BITS)) + (g & ((1u << log_d) - 1));
-    float    v[1 << BITS];
-
-    if (g < n >> BITS) { /* n ≤ 1024: 512 groups of 2 at most, 480 threads: see below */
-#pragma unroll
-        for (int i = 0; i < 1 << BITS; i++)
-            v[i] = x[pad(base + ((uint32_t)i << log_d))];
-#pragma unroll
-        for (int half = 1; half < 1 << BITS; half *= 2)
-#pragma unroll
-            for (int i = 0; i < 1 << BITS; i++)
-                if ((i & half) == 0) {
-                    float p = v[i], q = v[i + half];
-
-                    v[i] = p + q;
-                    v[i + half] = p - q;
-                }
-#pragma unroll
-        for (int i = 0; i < 1 << BITS; i++)
-            x[pad(base + ((uint32_t)i << log_d))] = v[i] * scale;
-    }
-    block_sync();
+    return (uint32_t *)v.words + (token * v.turns + v.turn + later) % CU_SETS * v.stride;
 }
 
-/* The blockwise transform of one block of n = 2^log_n ≤ 1024 elements, as codec/rotation.c orders
- * it. Distances are taken 16, 8 or 4 elements at a time; a single last one joins the two before it.
- */
-/* Ahead of the last distances, each warp publishes the sum of squares that it holds: readers then
- * begin to look for the block itself. */
-__device__ __forceinline__ void transform(float *x, uint32_t log_n, float *sums, float squares)
+/* Where words are written, and where they are emptied, two turns after they were read. */
+struct outlet {
+    uint32_t *now, *stale;
+};
+
+__device__ __forceinline__ outlet outlet_of(const cu_vector &v, uint32_t token)
 {
-    float    scale = __fdiv_rn(1.0f, __fsqrt_rn((float)(1u << log_n)));
-    uint32_t n = 1u << log_n, log_d = 0;
+    return { set_of(v, token, 0), set_of(v, token, 2) };
+}
 
-#pragma unroll 1
-    while (log_d < log_n) {
-        uint32_t left = log_n - log_d, take = left >= 4 && left != 5 ? 4 : left >= 3 ? 3 : left;
-        float    last = left == take ? scale : 1.0f;
+__device__ __forceinline__ void put_bits(outlet o, uint32_t i, uint32_t x)
+{
+    publish(o.now + i, x);
+    publish(o.stale + i, CU_EMPTY);
+}
 
-        if (left == take && sums != NULL && (threadIdx.x & 31) == 0)
-            publish(sums + (threadIdx.x >> 5), squares);
-        if (take == 4)
-            distances<4>(x, n, log_d, last);
-        else if (take == 3)
-            distances<3>(x, n, log_d, last);
-        else if (take == 2)
-            distances<2>(x, n, log_d, last);
-        else
-            distances<1>(x, n, log_d, last);
-        log_d += take;
-    }
-    if (log_n == 0) {
-        if (sums != NULL && (threadIdx.x & 31) == 0)
-            publish(sums + (threadIdx.x >> 5), squares);
-        block_sync();
-    }
+__device__ __forceinline__ void put(outlet o, uint32_t i, float x)
+{
+    put_bits(o, i, __float_as_uint(x));
+}
+
+__device__ __forceinline__ float get(const uint32_t *from)
+{
+    return __uint_as_float(wait_for(from));
 }
 
 /* Largest value and sum over the block; both in every thread. In the order of the warps. */
-__device__ __forceinline__ void reduce_block(float *max, float *sum, float *slots)
+__device__ __forceinline__ void reduce_block(uint32_t *max, float *sum)
 {
     uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
 
+    *max = __reduce_max_sync(~0u, *max);
 #pragma unroll
-    for (int d = 16; d > 0; d >>= 1) {
-        *max = fmaxf(*max, __shfl_xor_sync(~0u, *max, d));
+    for (int d = 16; d > 0; d >>= 1)
         *sum += __shfl_xor_sync(~0u, *sum, d);
-    }
     if (lane == 0)
-        slots[warp] = *max, slots[16 + warp] = *sum;
+        own.slots[warp] = __uint_as_float(*max), own.slots[16 + warp] = *sum;
     block_sync();
-    *max = lane < CU_WARPS ? slots[lane] : 0.0f;
-    *sum = lane < CU_WARPS ? slots[16 + lane] : 0.0f;
+    *max = __reduce_max_sync(~0u, lane < CU_WARPS ? __float_as_uint(own.slots[lane]) : 0u);
+    *sum = lane < CU_WARPS ? own.slots[16 + lane] : 0.0f;
 #pragma unroll
-    for (int d = 8; d > 0; d >>= 1) {
-        *max = fmaxf(*max, __shfl_xor_sync(~0u, *max, d));
+    for (int d = 8; d > 0; d >>= 1)
         *sum += __shfl_xor_sync(~0u, *sum, d);
-    }
-    *max = __shfl_sync(~0u, *max, 0);
     *sum = __shfl_sync(~0u, *sum, 0);
-    block_sync();
 }
+
+/* ---- embedding ----------------------------------------------------------------------------------
+ */
 
 /* One block of the token's row of the embedding into x: of a coded one in its rotated basis. */
 __device__ __forceinline__ void embed_block(const cu_embedding &e, uint32_t token, uint32_t first,
@@ -281,123 +186,167 @@ __device__ __forceinline__ void embed_block(const cu_embedding &e, uint32_t toke
     block_sync();
 }
 
-/* A thread's elements of the attention's result from `first` on; weights f32 [heads][n_splits] from
- * the head of `first` on, below 0 for splits without keys, which are the same for all heads. */
-__device__ __forceinline__ void mix_splits(const cu_token_args &a, uint32_t first, uint32_t n,
-                                           const float *weights, float x[EACH])
+/* EMBED: a block of the residual. */
+__device__ __forceinline__ void embed(const cu_token_args &a, const cu_step &s, uint32_t item,
+                                      uint32_t token_index, uint32_t turn)
 {
-    const uint32_t hd = a.kv.head_dim, head0 = first / hd;
-    const float   *from[EACH], *w[EACH];
+    const uint32_t n = 1u << s.log_block, first = item << s.log_block;
+    const outlet   out = outlet_of(s.out, turn);
+    float         *x = (float *)staged_of(a);
+    uint32_t       token =
+        token_index == 0 ? (uint32_t)__ldcg(&a.state->token) : wait_for(set_of(s.in, turn, 0));
 
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        uint32_t j = first + min(threadIdx.x + e * CU_THREADS, n - 1), head = j / hd;
-
-        w[e] = weights + (head - head0) * a.n_splits;
-        from[e] = a.partial + (uint64_t)head * a.n_splits * hd + j % hd;
-        x[e] = 0.0f;
-    }
-#pragma unroll 2
-    for (uint32_t k = 0; k < a.n_splits; k++) {
-        if (weights[k] < 0.0f)
-            continue;
-#pragma unroll
-        for (int e = 0; e < EACH; e++)
-            x[e] = fmaf(__ldcg(from[e] + k * hd), w[e][k], x[e]);
-    }
-}
-
-/* The shares of the splits for the heads of a block. */
-__device__ __forceinline__ void split_weights(const cu_token_args &a, uint32_t head0,
-                                              uint32_t heads, float *weights)
-{
-    uint32_t lane = threadIdx.x & 31;
-
+    token = min(token, a.embedding.n_rows - 1); /* where no logit was a number */
+    embed_block(a.embedding, token, first, s.log_block, x);
+    if (a.embedding.bands != NULL) /* turned back */
+        hadamard(x, n, s.log_block);
 #pragma unroll 1
-    for (uint32_t h = threadIdx.x >> 5; h < heads; h += CU_WARPS) {
-        const float2 *ml = (const float2 *)a.softmax + (uint64_t)(head0 + h) * a.n_splits;
-        float2        one = make_float2(-INFINITY, 0.0f), two = one;
-        float         max, sum;
-
-        if (lane < a.n_splits)
-            one = __ldcg(ml + lane);
-        if (lane + 32 < a.n_splits)
-            two = __ldcg(ml + lane + 32);
-        max = fmaxf(one.x, two.x);
-        for (int d = 16; d > 0; d >>= 1)
-            max = fmaxf(max, __shfl_xor_sync(~0u, max, d));
-        one.x = one.y != 0.0f ? expf(one.x - max) : 0.0f;
-        two.x = two.y != 0.0f ? expf(two.x - max) : 0.0f;
-        sum = one.x * one.y + two.x * two.y;
-        for (int d = 16; d > 0; d >>= 1)
-            sum += __shfl_xor_sync(~0u, sum, d);
-        if (lane < a.n_splits)
-            weights[h * a.n_splits + lane] = one.y != 0.0f ? __fdiv_rn(one.x, sum) : -1.0f;
-        if (lane + 32 < a.n_splits)
-            weights[h * a.n_splits + lane + 32] = two.y != 0.0f ? __fdiv_rn(two.x, sum) : -1.0f;
-    }
-    block_sync();
+    for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
+        put(out, first + i,
+            x[pad(i)] * (a.embedding.bands != NULL ? a.embedding.signs[first + i] : 1.0f));
 }
+
+/* ---- feed-forward -------------------------------------------------------------------------------
+ */
 
 __device__ __forceinline__ float silu(float x)
 {
     return __fdividef(x, 1.0f + __expf(-x));
 }
 
-/* EMBED, NORM, MERGE, SWIGLU: block `item` of x'. y holds what the step reads of u. */
-__device__ __forceinline__ void rotation_block(const cu_token_args &a, const cu_step &s,
-                                               uint32_t item, const float before[EACH],
-                                               const float factor[EACH], const block_memory &m)
+/* Four words here and four there, once all are there. */
+__device__ __forceinline__ void take_both(const uint32_t *one, const uint32_t *two, float4 *x,
+                                          float4 *y)
 {
-    const uint32_t n = 1u << s.log_block, first = item << s.log_block;
-    float          squares = 0.0f, merged[EACH];
+    uint4 v, w;
 
-    if (s.kind == CU_STEP_EMBED)
-        embed_block(a.embedding, (uint32_t)__ldcg(&a.state->token), first, s.log_block, m.x);
-    else if (s.kind == CU_STEP_MERGE)
-        split_weights(a, first / a.kv.head_dim,
-                      (first + n - 1) / a.kv.head_dim + 1 - first / a.kv.head_dim,
-                      (float *)m.staged);
-    if (s.kind == CU_STEP_MERGE)
-        mix_splits(a, first, n, (const float *)m.staged, merged);
-        /* A coded embedding is turned back first. */
-#pragma unroll 1
-    for (int turn = s.kind == CU_STEP_EMBED && a.embedding.bands != NULL ? 0 : 1; turn < 2;
-         turn++) {
-#pragma unroll
-        for (int e = 0; e < EACH; e++) {
-            uint32_t i = threadIdx.x + e * CU_THREADS;
-            float    x;
+    do {
+        v = look_at((const uint4 *)one);
+        w = look_at((const uint4 *)two);
+    } while (!is_there(v) || !is_there(w));
+    *x = make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z),
+                     __uint_as_float(v.w));
+    *y = make_float4(__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z),
+                     __uint_as_float(w.w));
+}
 
-            if (i >= n || turn == 0)
-                break;
-            if (s.kind == CU_STEP_SWIGLU) {
-                x = silu(m.y[i]) * m.y[n + i];
-            } else if (s.kind == CU_STEP_MERGE) {
-                x = merged[e];
-            } else {
-                x = before[e];
-                x += s.kind == CU_STEP_NORM ? m.y[i]
-                     : a.embedding.bands    ? m.x[pad(i)] * a.embedding.signs[first + i]
-                                            : m.x[pad(i)];
-                s.residual_out[first + i] = x;
-                squares = fmaf(x, x, squares);
-            }
-            m.x[pad(i)] = x * factor[e];
-        }
-        block_sync();
-#pragma unroll
-        for (int d = 16; d > 0; d >>= 1)
-            squares += __shfl_xor_sync(~0u, squares, d);
-        transform(m.x, s.log_block, turn == 1 ? s.sums + 16 * item : NULL, squares);
+/* The first two distances, for four elements side by side. */
+__device__ __forceinline__ float4 first_distances(float4 x)
+{
+    float4 y = make_float4(x.x + x.y, x.x - x.y, x.z + x.w, x.z - x.w);
+
+    return make_float4(y.x + y.z, y.y + y.w, y.x - y.z, y.y - y.w);
+}
+
+/* Elements 4·i … of a padded vector. */
+__device__ __forceinline__ void store_four(float *x, uint32_t i, float4 v)
+{
+    x += pad(4 * i);
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+}
+
+/* Distances from 4 on of n elements in blocks of 2^log_block ≥ 4. */
+__device__ __forceinline__ void later_distances(float *x, uint32_t n, uint32_t log_block)
+{
+    block_sync();
+    if (log_block > 2) {
+        hadamard_from(x, n, log_block, 2);
+        return;
     }
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        uint32_t i = threadIdx.x + e * CU_THREADS;
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
+        x[pad(i)] *= 0.5f;
+    block_sync();
+}
 
-        if (i >= n)
-            break;
-        publish(s.rotated + place_of(first + i), m.x[pad(i)]);
+/* Word w of a vector in shared memory, in the order of products. */
+__device__ __forceinline__ float4 word_of(const float *x, uint32_t w)
+{
+    const uint32_t j = w / CU_TILE_WORDS * CU_TILE_COLUMNS + input_of(w % CU_TILE_WORDS, 0);
+
+    return make_float4(x[pad(j)], x[pad(j + 8)], x[pad(j + 16)], x[pad(j + 24)]);
+}
+
+/* Largest magnitude of four, as bits: what is no number is larger than all that are. */
+__device__ __forceinline__ uint32_t magnitude(float4 x)
+{
+    return max(max(__float_as_uint(x.x) << 1, __float_as_uint(x.y) << 1),
+               max(__float_as_uint(x.z) << 1, __float_as_uint(x.w) << 1)) >>
+           1;
+}
+
+__device__ __forceinline__ uint32_t codes_of(float4 x, float inverse)
+{
+    const float v[4] = { x.x, x.y, x.z, x.w };
+
+    return pack_codes(v, inverse);
+}
+
+/* Codes are at least −127, so four of them written 127 higher are never EMPTY. */
+__device__ __forceinline__ uint32_t raised(uint32_t codes)
+{
+    return (codes ^ 0x80808080u) - 0x01010101u;
+}
+
+__device__ __forceinline__ uint32_t lowered(uint32_t word)
+{
+    return (word + 0x01010101u) ^ 0x80808080u;
+}
+
+/* SWIGLU: silu(gate)·up, rotated, in int8, in the order of products. Items tell each other their
+ * largest magnitudes first; the first item tells all blocks the largest of these. */
+__device__ __forceinline__ void swiglu(const cu_token_args &a, const cu_step &s, uint32_t index,
+                                       uint32_t item, uint32_t turn)
+{
+    const uint32_t  first = item << s.log_item, n = min(1u << s.log_item, s.width - first);
+    const uint32_t *from = set_of(s.in, turn, 0) + first;
+    const outlet    out = outlet_of(s.out, turn), maxima = outlet_of(s.maxima, turn);
+    float          *x = (float *)staged_of(a), none = 0.0f, max, inverse;
+    uint32_t        top = 0;
+
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < 1u << s.log_item >> 2; i += CU_THREADS) {
+        float4 gate, up, sign, v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+
+        if (4 * i < n) {
+            sign = __ldg((const float4 *)(s.factor + first) + i);
+            take_both(from + 4 * i, from + s.up0 + 4 * i, &gate, &up);
+            v = make_float4(silu(gate.x) * up.x * sign.x, silu(gate.y) * up.y * sign.y,
+                            silu(gate.z) * up.z * sign.z, silu(gate.w) * up.w * sign.w);
+        }
+        store_four(x, i, first_distances(v));
+    }
+    mark_time(a, 1);
+    later_distances(x, n, s.log_block);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS)
+        top = ::max(top, __float_as_uint(x[pad(i)]) & 0x7FFFFFFFu);
+    reduce_block(&top, &none);
+    mark_time(a, 2);
+    if (threadIdx.x == 0)
+        put_bits(maxima, item, top);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < s.n_items; i += CU_THREADS)
+        top = ::max(top, wait_for(maxima.now + i));
+    block_sync(); /* slots */
+    reduce_block(&top, &none);
+    if (item == 0 && threadIdx.x == 0) {
+        put_bits(maxima, s.n_items, top);
+        if (top >= 0x7F800000u)
+            mark_bad(a, index);
+    }
+    mark_time(a, 3);
+    max = top < 0x7F800000u ? __uint_as_float(top) : INFINITY;
+    (void)int8_scale(max, &inverse);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < 1u << s.log_item >> 2; i += CU_THREADS) {
+        uint32_t j = first + i / 8 * 32 + i % 8, w = place_of(j) / 4; /* j, j + 8, j + 16, j + 24 */
+
+        j -= first;
+        put_bits(
+            out, w,
+            raised(codes_of(make_float4(x[pad(j)], x[pad(j + 8)], x[pad(j + 16)], x[pad(j + 24)]),
+                            inverse)));
     }
 }
 
@@ -425,49 +374,182 @@ __device__ __forceinline__ void turn_heads(const cu_token_args &a, const float *
     block_sync();
 }
 
-/* One KV head and one part of the keys. y: the head's queries, its key, its value. The block whose
- * part holds the token's own position appends key and value first. */
-template <int TYPE, int DIMS, int HEADS>
-__device__ __forceinline__ void attention(const cu_token_args &a, uint32_t index, uint32_t layer,
-                                          uint32_t item, const block_memory &m)
+/* Splits that have keys: they come first. */
+__device__ __forceinline__ uint32_t active_splits(const cu_token_args &a, uint32_t position)
 {
-    const uint32_t  hd = a.kv.head_dim, shared = a.kv.n_heads / a.kv.n_kv_heads;
-    const uint32_t  position = m.place->position, head = item / a.n_splits;
-    const uint32_t  split = item % a.n_splits;
-    uint8_t *const  page = m.place->newest;
-    const bool      known = item == blockIdx.x && m.place->n_pages != 0;
-    uint8_t *const *pages = known ? m.place->pages - m.place->first_page : a.pages;
-    uint32_t        begin, end;
-    float          *k = m.y + shared * hd;
+    uint32_t begin, end, n = position + 1;
 
-    split_range(position, a.kv.window, a.n_splits, split, &begin, &end);
-    if (begin >= end) {
-        if (threadIdx.x < shared)
-            *(float2 *)(a.softmax + 2 * ((uint64_t)(head * shared + threadIdx.x) * a.n_splits +
-                                         split)) = make_float2(-INFINITY, 0.0f);
-        return;
-    }
-    turn_heads(a, m.angles, m.y, shared + 1);
-    if (end == position + 1) {
-        uint32_t warp = threadIdx.x >> 5;
+    split_range(position, a.kv.window, a.n_splits, 0, &begin, &end);
+    return (n - begin + (end - begin) - 1) / (end - begin);
+}
 
-        if (warp < 2 && !kv_store(a.kv, page + kv_part(a.kv, layer, head, warp),
-                                  position % CU_PAGE_TOKENS, k + warp * hd))
-            mark_bad(a, index);
-        __threadfence_block();
-        block_sync();
-    }
+/* The shares of n splits for a head, by one warp, n ≤ 64. */
+__device__ __forceinline__ void split_weights(const uint32_t *ml, uint32_t n, float *weights)
+{
+    const uint32_t lane = threadIdx.x & 31;
+    float          max[2] = { -INFINITY, -INFINITY }, sum[2] = { 0.0f, 0.0f }, top, all;
+
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        if (lane + 32 * i < n)
+            max[i] = get(ml + 2 * (lane + 32 * i)), sum[i] = get(ml + 2 * (lane + 32 * i) + 1);
+    top = fmaxf(max[0], max[1]);
+#pragma unroll
+    for (int d = 16; d > 0; d >>= 1)
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        max[i] = lane + 32 * i < n ? expf(max[i] - top) : 0.0f;
+    all = max[0] * sum[0] + max[1] * sum[1];
+#pragma unroll
+    for (int d = 16; d > 0; d >>= 1)
+        all += __shfl_xor_sync(~0u, all, d);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        if (lane + 32 * i < n)
+            weights[lane + 32 * i] = __fdiv_rn(max[i], all);
+}
+
+/* The item's share of its KV head's result, from all splits that have keys. */
+__device__ __forceinline__ void merge(const cu_token_args &a, const cu_step &s, uint32_t head,
+                                      uint32_t split, uint32_t n_active, uint32_t turn)
+{
+    const uint32_t  hd = a.kv.head_dim, shared = a.kv.n_heads / a.kv.n_kv_heads, n = shared * hd;
+    const uint32_t  begin = n * split / a.n_splits, count = n * (split + 1) / a.n_splits - begin;
+    const uint32_t  head0 = head * shared;
+    const outlet    out = outlet_of(s.out, turn);
+    const uint32_t *partial = set_of(s.partial, turn, 0) + head0 * a.n_splits * hd;
+    const uint32_t *softmax = set_of(s.softmax, turn, 0) + 2 * head0 * a.n_splits;
+    float          *weights = (float *)staged_of(a), *parts = weights + shared * n_active;
+
 #pragma unroll 1
-    for (uint32_t h = 0; h < shared; h += HEADS) {
-        uint64_t at = (uint64_t)(head * shared + h) * a.n_splits + split;
+    for (uint32_t h = threadIdx.x >> 5; h < shared; h += CU_WARPS)
+        split_weights(softmax + 2 * h * a.n_splits, n_active, weights + h * n_active);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < count * n_active; i += CU_THREADS) {
+        uint32_t j = begin + i % count, k = i / count;
 
-        attend<TYPE, DIMS, HEADS>(m.y + h * hd, min(shared - h, (uint32_t)HEADS), pages, a.kv,
-                                  layer, head, begin, end, (float *)m.staged, a.partial + at * hd,
-                                  a.n_splits * hd, a.softmax + 2 * at, a.n_splits);
+        parts[i] = get(partial + (j / hd * a.n_splits + k) * hd + j % hd);
+    }
+    block_sync();
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < count; i += CU_THREADS) {
+        uint32_t     j = begin + i;
+        const float *w = weights + j / hd * n_active;
+        float        x = 0.0f;
+
+#pragma unroll 4
+        for (uint32_t k = 0; k < n_active; k++)
+            x = fmaf(parts[k * count + i], w[k], x);
+        put(out, head0 * hd + j, x);
     }
 }
 
-/* ---- logits, sampling ---------------------------------------------------------------------------
+/* Empties what the item wrote of partial results two turns ago. */
+__device__ __forceinline__ void empty_partial(const cu_token_args &a, const cu_step &s,
+                                              uint32_t head0, uint32_t shared, uint32_t split,
+                                              uint32_t turn)
+{
+    const uint32_t hd = a.kv.head_dim;
+    uint32_t      *partial = set_of(s.partial, turn, 2), *softmax = set_of(s.softmax, turn, 2);
+
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < shared * hd; i += CU_THREADS)
+        publish(partial + ((head0 + i / hd) * a.n_splits + split) * hd + i % hd, CU_EMPTY);
+    if (threadIdx.x < 2 * shared)
+        publish(softmax + 2 * ((head0 + threadIdx.x / 2) * a.n_splits + split) + threadIdx.x % 2,
+                CU_EMPTY);
+}
+
+/* Asks for the first keys of each warp while their queries are not there yet. */
+template <int TYPE, int DIMS>
+__device__ __forceinline__ void expect_keys(uint8_t *const *pages, cu_kv kv, uint32_t layer,
+                                            uint32_t head, uint32_t begin, uint32_t end)
+{
+    const uint64_t k_part = kv_part(kv, layer, head, 0), v_part = kv_part(kv, layer, head, 1);
+    uint32_t       key = (begin & ~7u) + 8 * (threadIdx.x >> 5);
+
+#pragma unroll 1
+    for (uint32_t i = 0; i < groups_ahead<TYPE>() && key < end; i++, key += 8 * CU_WARPS)
+        expect_group<TYPE, DIMS>(pages, k_part, v_part, key);
+}
+
+/* One KV head and one part of the keys. The block whose part holds the token's own position appends
+ * key and value first. With a single part its result is the head's; else each item writes its part
+ * and then merges a share of all parts. */
+template <int TYPE, int DIMS, int HEADS>
+__device__ __forceinline__ void attention(const cu_token_args &a, const cu_step &s, uint32_t index,
+                                          uint32_t item, uint32_t turn)
+{
+    const uint32_t  hd = a.kv.head_dim, shared = a.kv.n_heads / a.kv.n_kv_heads;
+    const uint32_t  position = own.place.position, head = item / a.n_splits;
+    const uint32_t  split = item % a.n_splits, n_active = active_splits(a, position);
+    uint8_t *const  page = own.place.newest;
+    const bool      known = item == blockIdx.x && own.place.n_pages != 0;
+    uint8_t *const *pages = known ? own.place.pages - own.place.first_page : a.pages;
+    const uint32_t *from = set_of(s.in, turn, 0);
+    const outlet    out = outlet_of(s.out, turn);
+    uint32_t       *partial = set_of(s.partial, turn, 0), *softmax = set_of(s.softmax, turn, 0);
+    uint32_t        begin, end;
+    float          *y = y_of(a), *k = y + shared * hd;
+
+    split_range(position, a.kv.window, a.n_splits, split, &begin, &end);
+    if constexpr (DIMS > TENSOR)
+        expect_keys<TYPE, DIMS - TENSOR>(pages, a.kv, s.layer, head, begin, end);
+    if (split < n_active) {
+#pragma unroll 1
+        for (uint32_t i = 4 * threadIdx.x; i < (shared + 2) * hd; i += 4 * CU_THREADS) {
+            uint32_t at = head * shared * hd + i;
+            uint4    v;
+
+            if (i >= shared * hd) /* heads of keys, then of values, stand behind all queries */
+                at = (a.kv.n_heads + head) * hd + i - shared * hd +
+                     (i < (shared + 1) * hd ? 0 : (a.kv.n_kv_heads - 1) * hd);
+            do
+                v = look_at((const uint4 *)(from + at));
+            while (!is_there(v));
+            *(uint4 *)(y + i) = v;
+        }
+        block_sync();
+        mark_time(a, 1);
+        turn_heads(a, angles_of(a), y, shared + 1);
+        if (end == position + 1) {
+            uint32_t warp = threadIdx.x >> 5;
+
+            if (warp < 2 && !kv_store(a.kv, page + kv_part(a.kv, s.layer, head, warp),
+                                      position % CU_PAGE_TOKENS, k + warp * hd))
+                mark_bad(a, index);
+            __threadfence_block();
+            block_sync();
+        }
+        mark_time(a, 2);
+#pragma unroll 1
+        for (uint32_t h0 = 0; h0 < shared; h0 += HEADS)
+            attend_for<TYPE, DIMS, HEADS>(
+                y + h0 * hd, min(shared - h0, (uint32_t)HEADS), pages, a.kv, s.layer, head, begin,
+                end, (float *)staged_of(a),
+                [&](uint32_t h, uint32_t d, float values, float max, float sum) {
+                    uint32_t at = head * shared + h0 + h;
+
+                    if (n_active == 1) {
+                        put(out, at * hd + d, __fdiv_rn(values, sum));
+                        return;
+                    }
+                    at = at * a.n_splits + split;
+                    publish(partial + at * hd + d, __float_as_uint(values));
+                    if (d == 0) {
+                        publish(softmax + 2 * at, __float_as_uint(max));
+                        publish(softmax + 2 * at + 1, __float_as_uint(sum));
+                    }
+                });
+    }
+    mark_time(a, 3);
+    empty_partial(a, s, head * shared, shared, split, turn);
+    if (n_active > 1)
+        merge(a, s, head, split, n_active, turn);
+}
+
+/* ---- the best token -----------------------------------------------------------------------------
  */
 
 __device__ __forceinline__ void better(float *value, int32_t *token, float v, int32_t t)
@@ -479,10 +561,10 @@ __device__ __forceinline__ void better(float *value, int32_t *token, float v, in
 }
 
 /* The best of all threads, in thread 0. */
-__device__ __forceinline__ void best_of_block(float *value, int32_t *token, const block_memory &m)
+__device__ __forceinline__ void best_of_block(float *value, int32_t *token)
 {
-    float   *values = m.slots;
-    int32_t *tokens = (int32_t *)(m.slots + 32);
+    float   *values = own.slots;
+    int32_t *tokens = (int32_t *)(own.slots + 32);
 
 #pragma unroll 1
     for (int d = 16; d > 0; d >>= 1)
@@ -498,39 +580,26 @@ __device__ __forceinline__ void best_of_block(float *value, int32_t *token, cons
     block_sync();
 }
 
-/* Rows of y are logits of item · CU_LOGIT_ITEM …; or, to sample, the best of all items is looked
- * for. */
-__device__ __forceinline__ void best(const cu_token_args &a, uint32_t index, const cu_step &s,
-                                     uint32_t item, uint32_t token_index, const block_memory &m)
+/* SAMPLE: of all blocks' best. The last of a launch leaves the state for the next launch. */
+__device__ __forceinline__ void sample(const cu_token_args &a, const cu_step &s,
+                                       uint32_t token_index, uint32_t turn)
 {
-    const bool     samples = s.kind == CU_STEP_SAMPLE;
-    const uint32_t first = samples ? 0 : item * CU_LOGIT_ITEM;
-    const uint32_t n = samples ? s.width : min(s.width - first, (uint32_t)CU_LOGIT_ITEM);
-    float          value = -INFINITY;
-    int32_t        token = INT32_MAX;
-    bool           good = true;
+    const uint32_t *from = set_of(s.in, turn, 0);
+    float           value = -INFINITY;
+    int32_t         token = INT32_MAX;
 
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < n; i += CU_THREADS) {
-        float v = samples ? __ldcg(a.best_value + i) : m.y[i];
-
-        if (!samples)
-            a.logits[first + i] = v;
-        good = good && is_number(v);
-        better(&value, &token, v, samples ? __ldcg(a.best_token + i) : (int32_t)(first + i));
-    }
-    if (!good)
-        mark_bad(a, index);
-    best_of_block(&value, &token, m);
+    for (uint32_t i = threadIdx.x; i < gridDim.x; i += CU_THREADS)
+        better(&value, &token, get(from + 2 * i), (int32_t)wait_for(from + 2 * i + 1));
+    best_of_block(&value, &token);
     if (threadIdx.x != 0)
         return;
-    if (samples) {
-        a.tokens_out[token_index] = token;
+    put_bits(outlet_of(s.out, turn), 0, (uint32_t)token);
+    a.tokens_out[token_index] = token;
+    if (token_index + 1 == a.n_tokens) {
         a.state->token = token;
-        a.state->position = __ldcg(&a.state->position) + 1;
-    } else {
-        a.best_value[item] = value;
-        a.best_token[item] = token;
+        a.state->position = own.place.launch_position + a.n_tokens;
+        a.arrivals[CU_TOKENS_DONE] = turn + 1;
     }
 }
 

@@ -125,12 +125,13 @@ static void place_tapes(cuda_backend *b, uint32_t *offset)
 
         b->tape_base[c] = tiles;
         for (uint32_t i = 0; i < b->program->n_ops; i++) {
-            uint64_t units = b->ops[i].product.n_units;
+            const cu_product *p = &b->ops[i].product;
+            uint64_t          tiles_in_all = p->n_u / CU_TILE_ROWS;
 
             if (!b->ops[i].coded)
                 continue;
             offset[(size_t)k++ * n + c] = at;
-            at += (uint32_t)(units * (c + 1) / n) - (uint32_t)(units * c / n);
+            at += (uint32_t)(tiles_in_all * (c + 1) / n - tiles_in_all * c / n) * p->n_ktiles;
         }
         offset[(size_t)k * n + c] = at;
         tiles += at;

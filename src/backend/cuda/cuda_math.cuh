@@ -121,11 +121,12 @@ static __device__ __forceinline__ void hadamard_pass(float *x, uint32_t n, uint3
     block_sync();
 }
 
-/* In place; x padded, n a multiple of the block. Begins after a barrier, ends with one. */
-static __device__ __noinline__ void hadamard(float *x, uint32_t n, uint32_t log_block)
+/* Distances 2^log_d … of blocks of 2^log_block, and the scale, in place; x padded, n a multiple of
+ * the block. Begins after a barrier, ends with one. */
+static __device__ __noinline__ void hadamard_from(float *x, uint32_t n, uint32_t log_block,
+                                                  uint32_t log_d)
 {
-    float    scale = __fdiv_rn(1.0f, __fsqrt_rn((float)(1u << log_block)));
-    uint32_t log_d = 0;
+    float scale = __fdiv_rn(1.0f, __fsqrt_rn((float)(1u << log_block)));
 
 #pragma unroll 1
     for (; log_block - log_d >= 4; log_d += 4)
@@ -138,6 +139,11 @@ static __device__ __noinline__ void hadamard(float *x, uint32_t n, uint32_t log_
         hadamard_pass<1>(x, n, log_d, scale);
     else if (log_block == 0)
         block_sync();
+}
+
+static __device__ __forceinline__ void hadamard(float *x, uint32_t n, uint32_t log_block)
+{
+    hadamard_from(x, n, log_block, 0);
 }
 
 /* ---- products of bits and bytes ----------------------------------------------------------------
@@ -310,19 +316,27 @@ static __device__ __forceinline__ int take_sum(int c[8][4], int r)
  * NaN that the hardware makes is 0x7FFFFFFF. */
 #define CU_EMPTY 0xFFFFFFFFu
 
-static __device__ __forceinline__ void publish(float *to, float x)
+static __device__ __forceinline__ void publish(uint32_t *to, uint32_t x)
 {
-    asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(x) : "memory");
 }
 
-static __device__ __forceinline__ float wait_for(const float *from)
+static __device__ __forceinline__ uint32_t look_at_word(const uint32_t *from)
+{
+    uint32_t x;
+
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+    return x;
+}
+
+static __device__ __forceinline__ uint32_t wait_for(const uint32_t *from)
 {
     uint32_t x;
 
     do
-        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+        x = look_at_word(from);
     while (x == CU_EMPTY);
-    return __uint_as_float(x);
+    return x;
 }
 
 static __device__ __forceinline__ uint4 look_at(const uint4 *from)
@@ -336,53 +350,72 @@ static __device__ __forceinline__ uint4 look_at(const uint4 *from)
     return x;
 }
 
+static __device__ __forceinline__ bool is_there(uint4 x)
+{
+    return max(max(x.x, x.y), max(x.z, x.w)) != CU_EMPTY;
+}
+
 /* ---- who owns which tile (cuda_shared.h) ------------------------------------------------------
  */
 
+/* Of a block's row tiles the last comes first: the next block needs its sums. Its tiles are dealt
+ * to the warps in turn; of the other row tiles each warp has a contiguous part. */
 typedef struct cu_share {
-    uint32_t begin, n;     /* units of a block */
-    uint32_t rounds, rest; /* warps below `rest` take part in the last round */
+    uint32_t begin, n, n_k; /* units of a block; of a row tile */
 } cu_share;
 
-static __device__ __forceinline__ cu_share share_of(uint32_t n_units, uint32_t cta, uint32_t n_ctas)
+static __device__ __forceinline__ cu_share share_of(uint32_t n_units, uint32_t n_k, uint32_t cta,
+                                                    uint32_t n_ctas)
 {
-    cu_share s;
+    const uint32_t n_tiles = n_units / n_k; /* n_units · n_ctas < 2^32: the host has checked */
+    cu_share       s;
 
-    s.begin = n_units * cta / n_ctas; /* below 2^32: the host has checked */
-    s.n = n_units * (cta + 1) / n_ctas - s.begin;
-    s.rounds = (s.n + CU_WARPS - 1) / CU_WARPS;
-    s.rest = s.n - CU_WARPS * (s.rounds - (s.n > 0));
+    s.begin = n_tiles * cta / n_ctas * n_k;
+    s.n = n_tiles * (cta + 1) / n_ctas * n_k - s.begin;
+    s.n_k = n_k;
     return s;
 }
 
-static __device__ __forceinline__ uint32_t first_of_warp(cu_share s, uint32_t warp)
+/* Of n things dealt in turn, those that warps below `warp` get. */
+static __device__ __forceinline__ uint32_t dealt_before(uint32_t n, uint32_t warp)
 {
-    return s.begin + (warp <= s.rest ? warp * s.rounds
-                                     : s.rest * s.rounds + (warp - s.rest) * (s.rounds - 1));
+    return n / CU_WARPS * warp + min(n % CU_WARPS, warp);
 }
 
-static __device__ __forceinline__ uint32_t rounds_of_warp(cu_share s, uint32_t warp)
+static __device__ __forceinline__ uint32_t dealt_to(uint32_t n, uint32_t warp)
 {
-    return s.n == 0 ? 0 : warp < s.rest ? s.rounds : s.rounds - 1;
+    return n / CU_WARPS + (warp < n % CU_WARPS);
+}
+
+/* A warp's units of the last row tile. */
+static __device__ __forceinline__ uint32_t last_of_warp(cu_share s, uint32_t warp)
+{
+    return s.n == 0 ? 0 : dealt_to(s.n_k, warp);
+}
+
+/* The first of its others. */
+static __device__ __forceinline__ uint32_t first_of_warp(cu_share s, uint32_t warp)
+{
+    return dealt_before(s.n, warp) - (s.n == 0 ? 0 : dealt_before(s.n_k, warp));
 }
 
 /* Index of a unit's tile in the whole tape memory. */
 static __device__ __forceinline__ uint64_t tile_of_unit(const cu_product *p, cu_tape tape,
                                                         uint32_t unit)
 {
-    uint32_t cta = ((unit + 1) * tape.n_ctas - 1) / p->n_units;
-    cu_share s = share_of(p->n_units, cta, tape.n_ctas);
-    uint32_t local = unit - s.begin, warp, round;
+    uint32_t row_tile = unit / p->n_ktiles;
+    uint32_t cta = ((row_tile + 1) * tape.n_ctas - 1) / (p->n_units / p->n_ktiles);
+    cu_share s = share_of(p->n_units, p->n_ktiles, cta, tape.n_ctas);
+    uint32_t local = unit - s.begin, warp = CU_WARPS - 1, at;
 
-    if (local < s.rest * s.rounds) {
-        warp = local / s.rounds;
-        round = local % s.rounds;
+    if (local >= s.n - s.n_k) {
+        at = local - (s.n - s.n_k);
     } else {
-        local -= s.rest * s.rounds;
-        warp = s.rest + local / (s.rounds - 1);
-        round = local % (s.rounds - 1);
+        while (first_of_warp(s, warp) > local)
+            warp--;
+        at = CU_WARPS * (last_of_warp(s, warp) + local - first_of_warp(s, warp)) + warp;
     }
-    return (uint64_t)tape.base[cta] + p->offset[cta] + CU_WARPS * round + warp;
+    return (uint64_t)tape.base[cta] + p->offset[cta] + at;
 }
 
 static __device__ __forceinline__ bool is_number(float x)

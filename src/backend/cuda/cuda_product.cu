@@ -18,9 +18,11 @@ __global__ void __launch_bounds__(CU_THREADS)
     extern __shared__ __align__(16) uint32_t shared_codes[];
     const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const uint32_t words = p.n_ktiles * CU_TILE_WORDS;
-    cu_share       s = share_of(p.n_units, blockIdx.x, tape.n_ctas);
-    uint32_t       n = rounds_of_warp(s, warp), unit = first_of_warp(s, warp);
-    uint32_t       row_tile = unit / p.n_ktiles, k = unit % p.n_ktiles;
+    const cu_share s = share_of(p.n_units, p.n_ktiles, blockIdx.x, tape.n_ctas);
+    const uint32_t n_last = last_of_warp(s, warp), n = dealt_to(s.n, warp);
+    const uint32_t unit = s.begin + first_of_warp(s, warp);
+    uint32_t       row_tile = (n_last ? s.begin + s.n - 1 : unit) / p.n_ktiles; /* last one first */
+    uint32_t       k = n_last ? warp : unit % p.n_ktiles;
     uint32_t       at = (uint32_t)__cvta_generic_to_shared(shared_codes) + 4 * (g * words + 16 * t);
     bool           begins = k == 0, mine = g < n_batch;
     const uint4   *from = (const uint4 *)tape.bytes +
@@ -52,17 +54,27 @@ __global__ void __launch_bounds__(CU_THREADS)
                 break;
             load_codes(x, at + 4 * CU_TILE_WORDS * k, mine);
             multiply_tile(c, bits[d], x);
-            if (++k == p.n_ktiles || i + d + 1 == n) {
+            if (i + d + 1 < n_last) {
+                k += CU_WARPS;
+                continue;
+            }
+            if (i + d + 1 != n_last && ++k != p.n_ktiles && i + d + 1 != n)
+                continue;
 #pragma unroll
-                for (int r = 0; r < 4; r++) {
-                    int      sum = 2 * take_sum(c, r) - (begins ? minus[r & 1] : 0);
-                    uint32_t row = 2 * t + (r & 1);
+            for (int r = 0; r < 4; r++) {
+                int      sum = 2 * take_sum(c, r) - (begins ? minus[r & 1] : 0);
+                uint32_t row = 2 * t + (r & 1);
 
-                    if (row < n_batch)
-                        atomicAdd(u + (uint64_t)row * p.n_u + row_tile * CU_TILE_ROWS + g +
-                                      8 * (r >> 1),
-                                  sum);
-                }
+                if (row < n_batch)
+                    atomicAdd(u + (uint64_t)row * p.n_u + row_tile * CU_TILE_ROWS + g +
+                                  8 * (r >> 1),
+                              sum);
+            }
+            if (i + d + 1 == n_last) {
+                row_tile = unit / p.n_ktiles;
+                k = unit % p.n_ktiles;
+                begins = k == 0;
+            } else {
                 begins = true;
                 k = 0;
                 row_tile++;

@@ -3,14 +3,14 @@
  * How a coded matrix lies in device memory. Tiles of 16 binary rows × 256 inputs are stored in the
  * order in which one tensor-core instruction wants them (512 bytes: lane · 16 + word · 4). The
  * matrices of an op and their bands stand one below the other; each band begins a new row tile. The
- * op's tiles are numbered row tile by row tile; of these `n_units` tiles block (CTA) c of n owns
+ * op's row tiles are numbered through; of T row tiles block (CTA) c of n owns
  *
- *     [n_units·c/n, n_units·(c+1)/n)
+ *     [T·c/n, T·(c+1)/n)
  *
  * and stores them in its own contiguous tape, all ops one after the other, in the order in which a
- * token reads them. Within an op each of 15 warps owns a contiguous part of the block's tiles and
- * takes one tile of every round of 15, so a block reads its tape front to back. Sums of a row tile
- * that several warps share meet in u by integer additions: exact in any order. */
+ * token reads them. Within an op a block reads its tape front to back, each of 15
+ * warps one tile of every round of 15; which is which is told in cuda_math.cuh. A row tile that
+ * several warps share is summed by integer additions: exact in any order. */
 #ifndef UPG_BACKEND_CUDA_CUDA_SHARED_H
 #define UPG_BACKEND_CUDA_CUDA_SHARED_H
 
@@ -32,10 +32,9 @@ enum {
     CU_CODE_WORDS = 80,     /* the same in shared memory: 4 words more behind every 16 */
     CU_PLANE_WORDS = 68,    /* bit planes of a tile's inputs in shared memory, 4 words more too */
     CU_OWN_PAGES = 32,      /* of KV that a block looks up once a token */
-    CU_STAGED_WORDS = 8192, /* of u that a pass holds at most */
-    CU_PASS_ROWS = 1440,
-    CU_MAX_PIECES = 32, /* of an item */
-    CU_LOGIT_ITEM = 1024,
+    CU_STAGED_WORDS = 7808, /* that attention's warps leave at most */
+    CU_MAX_PIECES = 8,      /* bands of one op that a block has rows of */
+    CU_SETS = 4,            /* copies of each exchanged vector, which take turns */
     CU_MAX_TAPS = 16,
     CU_FEW_ROWS = 8,    /* up to so many rows multiply with the stored bits */
     CU_SUM_LIMIT = 2048 /* Σ|p| up to here: values are exact in fp16 */
@@ -127,58 +126,68 @@ typedef struct cu_embedding {
 
 typedef enum cu_step_kind {
     CU_STEP_EMBED,     /* items: rotation blocks of the token's row */
-    CU_STEP_NORM,      /* rotation blocks of the residual, to which the last product is added */
-    CU_STEP_MERGE,     /* rotation blocks of the attention's result */
-    CU_STEP_SWIGLU,    /* rotation blocks of silu(gate)·up */
-    CU_STEP_PRODUCT,   /* all blocks: x' to int8, times the matrices */
+    CU_STEP_PRODUCT,   /* all blocks: input to int8, times the matrices, their rows to fp32 */
     CU_STEP_ATTENTION, /* items: parts of the keys of a KV head */
-    CU_STEP_LOGITS,    /* items: CU_LOGIT_ITEM rows */
-    CU_STEP_SAMPLE     /* one item */
+    CU_STEP_SWIGLU,    /* items: whole rotation blocks, 32 inputs at least, of silu(gate)·up */
+    CU_STEP_SAMPLE     /* one item: the best token of all blocks' best */
 } cu_step_kind;
 
-/* Rows of one band that an item takes from u, and where they go. */
+/* What a product does with its rows. */
+typedef enum cu_rows_to {
+    CU_ROWS_OUT, /* into the vector `out` */
+    CU_ROWS_ADD, /* added to the residual, into `out` */
+    CU_ROWS_BEST /* logits; the block's best into `out` */
+} cu_rows_to;
+
+/* A vector that blocks exchange, CU_SETS times over: in token t (of all since creation) it has turn
+ * t·turns + turn, and lies in set turn % CU_SETS. */
+typedef struct cu_vector {
+    float   *words;
+    uint32_t stride; /* words from set to set */
+    uint32_t turns, turn, unused;
+} cu_vector;
+
+/* Rows of one band that a block owns. */
 typedef struct __attribute__((aligned(16))) cu_piece {
-    const uint16_t *scales;                /* of the first row */
-    uint32_t        first_word, n_vectors; /* of u: from a multiple of 4 on, 16 bytes each */
-    uint32_t        staged;                /* where they go in shared memory */
-    uint32_t        newest0;               /* where the first row's newest u then is */
-    uint32_t        out0, n_rows;
-    uint32_t ka, kb; /* new bits of the second row, the third, the fourth like the second … */
-    uint32_t length, narrow; /* narrow: 12 taps at most, sums in int32 */
-    float    gain;
-    uint32_t unused[3];
-    int32_t  taps[CU_MAX_TAPS];
+    const uint16_t *scales;         /* of the first row */
+    uint32_t        newest0;        /* where the first row's newest u is in the block's sums */
+    uint32_t        out0, n_rows;   /* outputs */
+    uint32_t        local0;         /* rows of the block in front */
+    uint32_t        ka, kb;         /* new bits of the second row, the third, the fourth like … */
+    uint32_t        length, narrow; /* narrow: 12 taps at most, sums in int32 */
+    uint32_t        tail_from;      /* first piece: whose last sums the block needs; ~0: nobody's */
+    float           gain;
+    int32_t         taps[CU_MAX_TAPS];
 } cu_piece;
 
 typedef struct cu_step {
-    int32_t         kind;
-    uint32_t        layer;
-    uint32_t        width, log_block; /* of the rotated vector; LOGITS: rows; SAMPLE: items */
-    uint32_t        n_items, n_passes, n_pieces;
-    uint32_t        normed; /* PRODUCT: the scale still lacks the norm's factor */
-    const cu_piece *pieces; /* [items][n_passes][n_pieces]; ATTENTION: one for each KV head */
-    const int32_t  *u_in;
-    const float    *scale_in; /* s_x of the product that u_in is of */
-    const float    *factor;   /* EMBED, NORM: weights times signs; MERGE, SWIGLU: signs */
-    const float    *residual_in;
-    float          *residual_out;
-    float          *rotated; /* x' in the order of products, zero past the width */
-    float          *sums;    /* [width >> log_block][16]: of squares before, by each of 15 warps */
-    float          *stale;   /* PRODUCT: x' of the product before, to be marked as not there yet */
-    uint32_t        stale_width; /* in front of stale_sums words */
-    uint32_t        stale_sums;
-    float          *scale_out; /* PRODUCT: s_x */
-    int32_t        *u, *u_clear;
-    uint32_t        n_clear; /* a multiple of 4 */
+    int32_t      kind;
+    uint32_t     layer;
+    uint32_t     width, log_block; /* of the vector that is, or is to be, rotated */
+    uint32_t     n_items;          /* 0: all blocks */
+    uint32_t     product;          /* PRODUCT: its number */
+    uint32_t     rows_to;
+    uint32_t     normed;     /* PRODUCT: the input is the residual: norm, then rotation */
+    uint32_t     rounded;    /* PRODUCT: the input is int8 already: see swiglu in cuda_items.cuh */
+    uint32_t     codes_at;   /* PRODUCT: words of `staged` in front of the codes */
+    uint32_t     generation; /* of the token's; see cuda_token.cu */
+    uint32_t     checks, arrives;
+    uint32_t     log_item, up0; /* SWIGLU: inputs of an item; where up's rows begin */
+    const float *factor;        /* norm weights times signs, or signs */
+    cu_vector    in, out;
+    cu_vector    residual;         /* ADD: the one before */
+    cu_vector    maxima;           /* SWIGLU: each item's largest magnitude, then that of all */
+    cu_vector    tails;            /* PRODUCT: [n_ctas][16] last sums of each block */
+    cu_vector    partial, softmax; /* ATTENTION: [heads][splits][head_dim], [heads][splits][2] */
 } cu_step;
 
-/* A step with its product at hand: blocks fetch the next one while they run one. */
+/* A step with its product at hand: blocks fetch it two steps ahead. */
 typedef struct __attribute__((aligned(64))) cu_record {
     cu_step    step;
     cu_product product;
 } cu_record;
 
-/* What changes from token to token; written by the host, token and position by the kernel too. */
+/* What changes from launch to launch; written by the host, token and position by the kernel too. */
 typedef struct cu_token_state {
     int32_t  token;
     uint32_t position;
@@ -188,28 +197,27 @@ typedef struct cu_token_state {
 
 typedef struct cu_token_args {
     const cu_record *records;
+    const cu_piece  *pieces; /* [products][n_ctas][n_pieces] */
     uint32_t         first_step, end_step, n_tokens, n_pages_ring;
-    uint32_t         n_in_flight; /* pages of the ring that may be on their way at once */
-    cu_tape          tape;
-    const uint32_t  *tape_begin, *tape_end; /* [n_ctas]: tiles of these steps in each tape */
-    cu_token_state  *state;
-    uint8_t *const  *pages;
-    cu_kv            kv;
-    cu_embedding     embedding;
-    const float     *inv_freq, *long_inv_freq;
-    float            attention_scaling, norm_eps;
-    float           *partial; /* f32 [head][split][head_dim] */
-    float           *softmax; /* f32 [head][split][2]: max, sum */
-    float           *logits;
-    float           *best_value; /* of each LOGITS item */
-    int32_t         *best_token;
-    int32_t         *tokens_out; /* [n_tokens] */
-    uint32_t        *barrier;
-    uint32_t         barrier_base, n_splits;
-    long long       *trace; /* NULL, or clocks [2 blocks][steps][6]: see cuda_tools.h */
-    int32_t         *bare_u;
-    uint32_t         max_ktiles, staged_words, y_words; /* sizes of parts of shared memory */
+    uint32_t n_in_flight, n_calm; /* pages that may be on their way: amid tiles; between products */
+    uint32_t n_pieces, n_layers, n_splits;
+    cu_tape  tape;
+    const uint32_t *tape_begin, *tape_end; /* [n_ctas]: tiles of these steps in each tape */
+    cu_token_state *state;
+    uint8_t *const *pages;
+    cu_kv           kv;
+    cu_embedding    embedding;
+    const float    *inv_freq, *long_inv_freq;
+    float           attention_scaling, norm_eps;
+    float          *logits;
+    int32_t        *tokens_out; /* [n_tokens] */
+    uint32_t       *arrivals;   /* since creation; CU_TOKENS_DONE behind it: tokens since then */
+    long long      *trace;      /* NULL, or clocks [n_ctas][steps][6]: see cuda_tools.h */
+    uint32_t        max_ktiles, staged_words, y_words;     /* sizes of parts of shared memory */
+    uint32_t        planes_at, staged_at, y_at, angles_at; /* set at the launch: bytes */
 } cu_token_args;
+
+enum { CU_TOKENS_DONE = 64 }; /* words from arrivals to the number of tokens */
 
 /* ---- launches; all return a cudaError_t as int --------------------------------------------- */
 

@@ -1,33 +1,17 @@
 /* cuda_steps.c: a program as steps of the token kernel.
  *
- *     norm ─ qkv ─ attention ─ merge ─ o ─ norm ─ gate, up ─ swiglu ─ down ─ … ─ head ─ logits ─
- * sample
+ *     embed ─ (q k v ─ attention ─ o ─ gate, up ─ swiglu ─ down) … ─ head ─ sample
  *
- * Products are multiplied by all blocks; what lies between them is made by few, one item each: a
- * rotation block, a part of a head's keys. Which rows of u an item reads is planned here, as pieces
- * of one band that fit a pass. */
+ * Here is planned which rows each block owns of a product, as pieces of one band; which vectors the
+ * steps exchange; and what of them a token finds empty. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/cuda/cuda_backend.h"
 #include "base/alloc.h"
 
-enum { STEPS_PER_LAYER = 9, STEPS_OUTSIDE = 4, MAX_SPLITS = 64, MAX_PASSES = 8, FIRST_WORD = 16 };
-
-/* ---- which u buffer a product writes ----------------------------------------------------------
- */
-
-/* Product i writes buffer buffer_of(i), clears that of i + 1 and reads that of i − 1, around the
- * cycle of all products: any three in a row differ. Cycles of 4 and of 3 make up every number from
- * 6 on; fewer products have a buffer each. */
-static uint32_t buffer_of(uint32_t i, uint32_t n)
-{
-    uint32_t by_four = 4 * (n % 3);
-
-    if (n <= 8)
-        return i % n;
-    return i % n < by_four ? i % n % 4 : (i % n - by_four) % 3;
-}
+enum { STEPS_PER_LAYER = 6, STEPS_OUTSIDE = 3, MAX_SPLITS = 64, TAIL = 16 };
+enum { MAX_LOG_BLOCK = 10, MIN_LOG_ITEM = 5, MAX_LOG_ITEM = 12, CODES_TOGETHER = 32 };
 
 static uint32_t log2_of(uint32_t block)
 {
@@ -38,119 +22,93 @@ static uint32_t log2_of(uint32_t block)
     return log;
 }
 
-/* ---- pieces of u that an item reads ------------------------------------------------------------
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- rows of a block ----------------------------------------------------------------------------
  */
-
-typedef struct row_range {
-    uint32_t row0, n;
-} row_range;
-
-/* The pieces of one item, pass by pass. */
-typedef struct item_plan {
-    cu_piece pieces[MAX_PASSES][CU_MAX_PIECES];
-    uint32_t n_pieces[MAX_PASSES], n_passes;
-    uint32_t rows, words, out; /* of the pass at hand; of the item so far */
-    bool     fits;
-} item_plan;
 
 static uint32_t bits_before(const cu_band *b, uint32_t r)
 {
     return (r + 1) / 2 * b->k0 + r / 2 * b->k1;
 }
 
+/* Index of row r's newest bit among the op's binary rows. */
 static uint32_t newest(const cu_band *b, uint32_t r)
 {
-    return b->length - b->k0 + bits_before(b, r + 1) - 1u;
+    return b->u0 + b->length - b->k0 + bits_before(b, r + 1) - 1u;
 }
 
-/* Up to n rows of a band from `row` on, as many as the pass has room for; returns how many. */
-static uint32_t add_piece(item_plan *plan, const cu_band *b, uint32_t row, uint32_t n)
+/* The first row whose newest bit is `bit` or behind it; n_rows where there is none. */
+static uint32_t first_row(const cu_band *b, uint32_t bit)
 {
-    uint32_t  pass = plan->n_passes - 1, first = (b->u0 + newest(b, row) + 1 - b->length) & ~3u;
-    uint32_t  room = CU_STAGED_WORDS - plan->words, left = CU_PASS_ROWS - plan->rows;
-    cu_piece *p = &plan->pieces[pass][plan->n_pieces[pass]];
+    uint32_t low = 0, high = b->n_rows;
 
-    n = n < left ? n : left;
-    while (n > 0 && b->u0 + newest(b, row + n - 1) - first + 4 > room)
-        n--;
-    if (n == 0 || plan->n_pieces[pass] == CU_MAX_PIECES)
-        return 0;
-    *p = (cu_piece) { .scales = b->scales ? b->scales + row : NULL,
-                      .first_word = first,
-                      .n_vectors = (b->u0 + newest(b, row + n - 1) - first) / 4 + 1,
-                      .staged = plan->words,
-                      .newest0 = plan->words + b->u0 + newest(b, row) - first,
-                      .out0 = plan->out,
-                      .n_rows = n,
-                      .ka = row % 2 ? b->k0 : b->k1,
-                      .kb = row % 2 ? b->k1 : b->k0,
-                      .length = b->length,
-                      .narrow = !b->wide && b->length <= 12,
-                      .gain = b->gain };
-    for (int i = 0; i < CU_MAX_TAPS; i++)
-        p->taps[i] = b->taps[i];
-    plan->n_pieces[pass]++;
-    plan->words += 4 * p->n_vectors;
-    plan->rows += n;
-    plan->out += n;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+
+        if (newest(b, middle) < bit)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* First row tile of a block (cuda_shared.h). */
+static uint32_t first_tile(const cu_product *p, uint32_t cta, uint32_t n_ctas)
+{
+    return (uint32_t)((uint64_t)(p->n_u / CU_TILE_ROWS) * cta / n_ctas);
+}
+
+/* The block whose sums end in front of row tile `tile`. */
+static uint32_t owner_in_front(const cu_product *p, uint32_t tile, uint32_t n_ctas)
+{
+    return (uint32_t)(((uint64_t)tile * n_ctas - 1) / (p->n_u / CU_TILE_ROWS));
+}
+
+/* What a block owns of an op: up to CU_MAX_PIECES pieces, if `to` is given; returns how many. */
+static uint32_t plan_pieces(const cuda_op *bound, uint32_t cta, uint32_t n_ctas, cu_piece *to,
+                            uint32_t *n_rows)
+{
+    const cu_product *p = &bound->product;
+    uint32_t          begin = first_tile(p, cta, n_ctas) * CU_TILE_ROWS, n = 0;
+    uint32_t          end = first_tile(p, cta + 1, n_ctas) * CU_TILE_ROWS;
+
+    *n_rows = 0;
+    for (uint32_t i = 0; i < p->n_bands; i++) {
+        const cu_band *b = &bound->bands[i];
+        uint32_t       low = first_row(b, begin), high = first_row(b, end);
+
+        if (low == high)
+            continue;
+        if (to) {
+            to[n] = (cu_piece) { .scales = b->scales ? b->scales + low : NULL,
+                                 .newest0 = TAIL + newest(b, low) - begin,
+                                 .out0 = b->row0 + low,
+                                 .n_rows = high - low,
+                                 .local0 = *n_rows,
+                                 .ka = low % 2 ? b->k0 : b->k1,
+                                 .kb = low % 2 ? b->k1 : b->k0,
+                                 .length = b->length,
+                                 .narrow = !b->wide && b->length <= 12,
+                                 .tail_from = UINT32_MAX,
+                                 .gain = b->gain };
+            for (int t = 0; t < CU_MAX_TAPS; t++)
+                to[n].taps[t] = b->taps[t];
+            if (n == 0 && begin > b->u0)
+                to[0].tail_from = owner_in_front(p, begin / CU_TILE_ROWS, n_ctas);
+        }
+        n++;
+        *n_rows += high - low;
+    }
     return n;
 }
 
-static void next_pass(item_plan *plan)
-{
-    plan->fits = plan->fits && plan->n_passes < MAX_PASSES;
-    if (!plan->fits)
-        return;
-    plan->n_pieces[plan->n_passes++] = 0;
-    plan->rows = 0;
-    plan->words = FIRST_WORD;
-}
-
-static void plan_item(const cuda_op *bound, const row_range *ranges, uint32_t n_ranges,
-                      item_plan *plan)
-{
-    *plan = (item_plan) { .fits = true };
-    next_pass(plan);
-    for (uint32_t i = 0; i < n_ranges; i++)
-        for (uint32_t row = ranges[i].row0, end = row + ranges[i].n; row < end && plan->fits;) {
-            const cu_band *b = bound->bands;
-            uint32_t       in_band, n;
-
-            while (row >= b->row0 + b->n_rows)
-                b++;
-            in_band = b->row0 + b->n_rows < end ? b->row0 + b->n_rows - row : end - row;
-            n = add_piece(plan, b, row - b->row0, in_band);
-            if (n == 0)
-                next_pass(plan);
-            row += n;
-        }
-}
-
-/* ---- steps --------------------------------------------------------------------------------------
+/* ---- vectors ------------------------------------------------------------------------------------
  */
-
-enum { QKV_VECTOR, ATTENTION_VECTOR, GATE_VECTOR, FFN_VECTOR, HEAD_VECTOR, N_VECTORS };
-
-typedef struct planner {
-    cuda_backend  *b;
-    uint32_t       n_steps, n_products;
-    const cuda_op *last;     /* whose u is the newest */
-    const cuda_op *residual; /* whose u is still to be added to the residual; NULL: none */
-    const cuda_op *norm;     /* NORM_PREPARE ahead of a product */
-    const upg_op  *norm_op;
-    uint32_t       turn; /* which residual buffer holds the newest values */
-    item_plan      plan; /* of the item at hand */
-    bool           fits;
-    bool           laid[N_VECTORS];
-} planner;
-
-static cu_step *add_step(planner *p, cu_step_kind kind, uint32_t layer)
-{
-    cu_step *s = &p->b->steps[p->n_steps++];
-
-    *s = (cu_step) { .kind = (int32_t)kind, .layer = layer };
-    return s;
-}
 
 /* x' in tiles of 256 inputs. */
 static uint32_t padded_width(uint32_t n)
@@ -158,206 +116,237 @@ static uint32_t padded_width(uint32_t n)
     return (n + CU_TILE_COLUMNS - 1) / CU_TILE_COLUMNS * CU_TILE_COLUMNS;
 }
 
-/* x' and its sums of squares, which a token finds empty: all bits set (cuda_math.cuh), but zero
- * past the width. */
-static float *lay_vector(cuda_backend *b, uint32_t width, uint32_t n_blocks)
+/* Where input j lies in the order of products: place_of in cuda_math.cuh. */
+static uint32_t place_of(uint32_t j)
 {
-    uint32_t    n = padded_width(width);
-    size_t      at = b->blob_used, bytes = ((size_t)n + 16 * n_blocks) * sizeof(float);
+    uint32_t word = (j >> 5 & 3) * 16 + (j & 7) * 2 + (j >> 7 & 1);
+
+    return (j & ~255u) + word * 4 + (j >> 3 & 3);
+}
+
+/* A vector that is found empty: all bits set (cuda_math.cuh). */
+static cu_vector lay_words(cuda_backend *b, uint32_t stride, uint32_t turns)
+{
+    size_t      at = b->blob_used, bytes = (size_t)CU_SETS * stride * sizeof(float);
     const void *device = upg_cuda_table(b, NULL, bytes);
 
     if (b->blob)
         memset(b->blob + at, 0xFF, bytes);
-    for (uint32_t j = width; j < n && b->blob; j++) {
-        uint32_t word = (j >> 5 & 3) * 16 + (j & 7) * 2 + (j >> 7 & 1); /* place_of */
-
-        memset(b->blob + at + 4 * (size_t)((j & ~255u) + word * 4 + (j >> 3 & 3)), 0, 4);
-    }
-    return (float *)(uintptr_t)device;
+    return (cu_vector) { .words = (float *)(uintptr_t)device, .stride = stride, .turns = turns };
 }
 
-/* The rotation of a slot, and the buffers of x' there. */
-static void bind_vector(planner *p, uint16_t slot, uint32_t which, cu_step *s)
+/* n words of fp32; those up to the next multiple of 4 stay zero. */
+static cu_vector lay_vector(cuda_backend *b, uint32_t n, uint32_t turns)
 {
-    cuda_backend   *b = p->b;
-    const upg_slot *of = &b->program->slots[slot];
+    size_t    at = b->blob_used;
+    cu_vector v = lay_words(b, (n + 3) & ~3u, turns);
+
+    for (uint32_t set = 0; set < CU_SETS && b->blob; set++)
+        memset(b->blob + at + 4 * ((size_t)set * v.stride + n), 0, 4 * (size_t)(v.stride - n));
+    return v;
+}
+
+/* n int8 codes in the order of products, four to a word; words of inputs past n, of which nobody
+ * writes any, say 0: raised in cuda_items.cuh. */
+static cu_vector lay_codes(cuda_backend *b, uint32_t n, uint32_t turns)
+{
+    size_t    at = b->blob_used;
+    uint32_t  end = (n + CODES_TOGETHER - 1) / CODES_TOGETHER * CODES_TOGETHER;
+    cu_vector v = lay_words(b, padded_width(n) / 4, turns);
+
+    for (uint32_t set = 0; set < CU_SETS && b->blob; set++)
+        for (uint32_t j = end; j < padded_width(n); j++)
+            memset(b->blob + at + 4 * (size_t)set * v.stride + place_of(j), 0x7F, 1);
+    return v;
+}
+
+static cu_vector at_turn(cu_vector v, uint32_t turn)
+{
+    v.turn = turn;
+    return v;
+}
+
+/* ---- steps --------------------------------------------------------------------------------------
+ */
+
+enum { QKV, O, GATE_UP, DOWN, HEAD, N_PRODUCTS };
+
+typedef struct planner {
+    cuda_backend *b;
+    uint32_t      n_steps, n_products, n_layers, layer, log_item;
+    bool          fits;
+    cu_vector     stream, middle; /* residual between layers, and within one */
+    cu_vector qkv, partial, softmax, mixed, gate_up, ffn, maxima, best, token, tails[N_PRODUCTS];
+    const cuda_op *norm;
+} planner;
+
+static cu_step *add_step(planner *p, cu_step_kind kind)
+{
+    cu_step *s = &p->b->steps[p->n_steps++];
+
+    *s = (cu_step) { .kind = (int32_t)kind, .layer = p->layer };
+    return s;
+}
+
+/* Turns of vectors that each layer writes once. */
+static cu_vector by_layer(const planner *p, cu_vector v)
+{
+    return at_turn(v, p->layer);
+}
+
+static void bind_rotation(const planner *p, uint16_t slot, cu_step *s)
+{
+    const upg_slot *of = &p->b->program->slots[slot];
 
     s->width = of->width;
     s->log_block = log2_of(of->prepared.rotation.block);
-    s->factor = b->slots[slot].prepared.signs;
-    if (!p->laid[which])
-        b->rotated[which] = lay_vector(b, s->width, s->width >> s->log_block);
-    p->laid[which] = true;
-    s->rotated = b->rotated[which];
-    s->sums = s->rotated ? s->rotated + padded_width(s->width) : NULL;
+    s->factor = p->b->slots[slot].prepared.signs;
 }
 
-/* Rows of `item` of a step, of the product that it reads. */
-static uint32_t ranges_of(const planner *p, const cu_step *s, const cuda_op *bound, uint32_t item,
-                          row_range ranges[3])
-{
-    const upg_model_config *c = &p->b->program->weights->config;
-    const cu_product       *product = &bound->product;
-    uint32_t                n = 1u << s->log_block, shared = c->n_heads / c->n_kv_heads;
-
-    switch (s->kind) {
-    case CU_STEP_NORM:
-        ranges[0] = (row_range) { item * n, n };
-        return 1;
-    case CU_STEP_SWIGLU:
-        ranges[0] = (row_range) { item * n, n };
-        ranges[1] = (row_range) { product->row0[1] + item * n, n };
-        return 2;
-    case CU_STEP_ATTENTION:
-        ranges[0] = (row_range) { item * shared * c->head_dim, shared * c->head_dim };
-        ranges[1] = (row_range) { product->row0[1] + item * c->head_dim, c->head_dim };
-        ranges[2] = (row_range) { product->row0[2] + item * c->head_dim, c->head_dim };
-        return 3;
-    default:
-        n = product->n_rows - item * CU_LOGIT_ITEM;
-        ranges[0] = (row_range) { item * CU_LOGIT_ITEM, n < CU_LOGIT_ITEM ? n : CU_LOGIT_ITEM };
-        return 1;
-    }
-}
-
-/* The table of pieces of a step, n_entries items; two passes over them: sizes, then the table. */
-static void bind_pieces(planner *p, const cuda_op *bound, uint32_t n_entries, cu_step *s)
+static cu_step *add_product(planner *p, const cuda_op *bound, uint16_t slot, uint32_t which)
 {
     cuda_backend *b = p->b;
-    size_t        each;
+    cu_step      *s = add_step(p, CU_STEP_PRODUCT);
+    uint32_t      n_tiles = 0, words, n_k = bound->product.n_ktiles;
 
-    s->u_in = b->u_token[buffer_of(p->n_products - 1, b->n_products)];
-    s->scale_in = b->scale ? b->scale + p->n_products - 1 : NULL;
-    for (uint32_t i = 0; i < n_entries && p->fits; i++) {
-        row_range ranges[3];
-
-        plan_item(bound, ranges, ranges_of(p, s, bound, i, ranges), &p->plan);
-        p->fits = p->plan.fits;
-        s->n_passes = p->plan.n_passes > s->n_passes ? p->plan.n_passes : s->n_passes;
-        for (uint32_t k = 0; k < p->plan.n_passes; k++)
-            s->n_pieces = p->plan.n_pieces[k] > s->n_pieces ? p->plan.n_pieces[k] : s->n_pieces;
-        if (p->plan.out > b->token.y_words)
-            b->token.y_words = (p->plan.out + 3) & ~3u;
+    bind_rotation(p, slot, s);
+    s->product = p->n_products++;
+    s->tails = which == HEAD ? p->tails[which] : by_layer(p, p->tails[which]);
+    s->rounded = which == DOWN;
+    p->fits = p->fits && s->width % 4 == 0;
+    if (which == QKV || which == GATE_UP || which == HEAD) {
+        s->normed = true;
+        s->factor = p->norm->signed_norm;
     }
-    each = (size_t)s->n_passes * s->n_pieces;
-    p->fits = p->fits && each <= CU_MAX_PIECES;
-    if (b->n_pieces < n_entries * each && p->fits) {
-        upg_free(b->pieces);
-        b->n_pieces = n_entries * each;
-        b->pieces = upg_calloc(b->n_pieces, sizeof *b->pieces, NULL);
-        p->fits = b->pieces != NULL;
-    }
-    for (uint32_t i = 0; i < n_entries && p->fits && b->blob; i++) {
-        row_range ranges[3];
+    s->generation = which == HEAD ? p->n_layers + 1 : p->layer + 1;
+    s->checks = which == QKV || which == HEAD;
+    s->arrives = which == GATE_UP || which == HEAD;
+    s->rows_to = which == HEAD                 ? CU_ROWS_BEST
+                 : which == O || which == DOWN ? CU_ROWS_ADD
+                                               : CU_ROWS_OUT;
+    for (uint32_t c = 0; c < b->n_ctas; c++) {
+        uint32_t n_rows, n = plan_pieces(bound, c, b->n_ctas, NULL, &n_rows);
 
-        plan_item(bound, ranges, ranges_of(p, s, bound, i, ranges), &p->plan);
-        for (size_t k = 0; k < each; k++) {
-            uint32_t pass = (uint32_t)(k / s->n_pieces), piece = (uint32_t)(k % s->n_pieces);
-            bool     there = pass < p->plan.n_passes && piece < p->plan.n_pieces[pass];
-
-            b->pieces[i * each + k] =
-                there ? p->plan.pieces[pass][piece] : (cu_piece) { .out0 = UINT32_MAX, .gain = 1 };
-        }
+        b->token.n_pieces = max_u32(b->token.n_pieces, n);
+        b->token.y_words = max_u32(b->token.y_words, 2 * n_rows);
+        n_tiles = max_u32(n_tiles, first_tile(&bound->product, c + 1, b->n_ctas) -
+                                       first_tile(&bound->product, c, b->n_ctas));
     }
-    if (p->fits)
-        s->pieces = upg_cuda_table(b, b->pieces, n_entries * each * sizeof *b->pieces);
+    words = TAIL + CU_TILE_ROWS * n_tiles; /* u, and ahead of it the padded vector */
+    if (!s->rounded)
+        words = max_u32(words, n_k * CU_TILE_COLUMNS + n_k * CU_TILE_COLUMNS / 16 + 1);
+    s->codes_at = (words + 3) & ~3u;
+    b->token.staged_words = max_u32(b->token.staged_words, s->codes_at + n_k * CU_CODE_WORDS);
+    return s;
 }
 
-static void add_product(planner *p, const upg_op *op, const cuda_op *bound, uint16_t slot,
-                        uint32_t which, bool normed)
+static void add_embed(planner *p, const upg_op *op)
 {
-    cuda_backend *b = p->b;
-    cu_step      *s = add_step(p, CU_STEP_PRODUCT, op->layer);
-    uint32_t      i = p->n_products++, n = b->n_products;
+    cu_step          *s = add_step(p, CU_STEP_EMBED);
+    const upg_matrix *m = op->w[0];
 
-    bind_vector(p, slot, which, s);
-    s->normed = normed;
-    s->u = b->u_token[buffer_of(i, n)];
-    s->u_clear = b->u_token[buffer_of(i + 1, n)];
-    s->scale_out = b->scale ? b->scale + i : NULL;
-    p->last = bound;
-}
-
-/* Residual, norm and the product that reads it. */
-static void add_from_residual(planner *p, const upg_op *op, const cuda_op *bound)
-{
-    cuda_backend *b = p->b;
-    cu_step      *s = add_step(p, p->residual ? CU_STEP_NORM : CU_STEP_EMBED, op->layer);
-    uint32_t      which = op->code == UPG_OP_QKV_ROPE  ? QKV_VECTOR
-                          : op->code == UPG_OP_GATE_UP ? GATE_VECTOR
-                                                       : HEAD_VECTOR;
-
-    bind_vector(p, p->norm_op->out, which, s);
-    s->factor = p->norm->signed_norm;
+    s->log_block = m->kind == UPG_MATRIX_DENSE ? 0 : p->b->embedding.log_block;
+    s->width = m->n_cols;
+    while (m->kind == UPG_MATRIX_DENSE && s->log_block < 10 && s->width % (2u << s->log_block) == 0)
+        s->log_block++;
     s->n_items = s->width >> s->log_block;
-    if (p->residual)
-        bind_pieces(p, p->residual, s->n_items, s);
-    s->residual_in = b->residual[p->turn];
-    p->turn ^= 1;
-    s->residual_out = b->residual[p->turn];
-    add_product(p, op, bound, p->norm_op->out, which, true);
+    s->in = at_turn(p->token, UINT32_MAX);
+    s->out = at_turn(p->stream, 0);
 }
 
-static void add_attention(planner *p, const upg_op *op)
+static void add_attention(planner *p)
 {
     const upg_model_config *c = &p->b->program->weights->config;
-    cu_step                *s = add_step(p, CU_STEP_ATTENTION, op->layer);
+    cu_step                *s = add_step(p, CU_STEP_ATTENTION);
 
     s->n_items = c->n_kv_heads * p->b->token.n_splits;
-    bind_pieces(p, p->last, c->n_kv_heads, s);
-    s = add_step(p, CU_STEP_MERGE, op->layer);
-    bind_vector(p, op->out, ATTENTION_VECTOR, s);
-    s->n_items = s->width >> s->log_block;
+    p->fits = p->fits && c->head_dim % 4 == 0;
+    s->in = by_layer(p, p->qkv);
+    s->out = by_layer(p, p->mixed);
+    s->partial = by_layer(p, p->partial);
+    s->softmax = by_layer(p, p->softmax);
 }
 
-static void add_swiglu(planner *p, const upg_op *op)
+static uint32_t items_of(uint32_t width, uint32_t log_item)
 {
-    cu_step *s = add_step(p, CU_STEP_SWIGLU, op->layer);
-
-    bind_vector(p, op->out, FFN_VECTOR, s);
-    s->n_items = s->width >> s->log_block;
-    bind_pieces(p, p->last, s->n_items, s);
+    return (width + (1u << log_item) - 1) >> log_item;
 }
 
-static void add_logits(planner *p, const upg_op *op)
+static void add_gate_up(planner *p, const upg_op *op, const cuda_op *bound, uint16_t slot)
 {
-    cu_step *s = add_step(p, CU_STEP_LOGITS, op->layer);
-    uint32_t n = (op->w[0]->n_rows + CU_LOGIT_ITEM - 1) / CU_LOGIT_ITEM;
+    cu_step *s = add_product(p, bound, slot, GATE_UP);
 
-    s->width = op->w[0]->n_rows;
-    s->n_items = n;
-    bind_pieces(p, p->last, n, s);
-    s = add_step(p, CU_STEP_SAMPLE, op->layer);
-    s->width = n;
+    s->in = by_layer(p, p->middle);
+    s->out = by_layer(p, p->gate_up);
+    s = add_step(p, CU_STEP_SWIGLU);
+    bind_rotation(p, op->out, s);
+    s->log_item = p->log_item;
+    s->n_items = items_of(s->width, p->log_item);
+    s->maxima = by_layer(p, p->maxima);
+    s->up0 = bound->product.row0[1];
+    s->in = by_layer(p, p->gate_up);
+    s->out = by_layer(p, p->ffn);
+}
+
+static void add_head(planner *p, const cuda_op *bound, uint16_t slot)
+{
+    cu_step *s = add_product(p, bound, slot, HEAD);
+
+    s->in = at_turn(p->stream, p->n_layers);
+    s->out = p->best;
+    s = add_step(p, CU_STEP_SAMPLE);
     s->n_items = 1;
+    s->in = p->best;
+    s->out = p->token;
 }
 
-static void add_op(planner *p, const upg_op *op, const cuda_op *bound, uint32_t *which)
+static void add_residual(planner *p, const upg_op *op, const cuda_op *bound, bool attention)
 {
+    cu_step *s = add_product(p, bound, op->in, attention ? O : DOWN);
+
+    if (attention) {
+        s->in = by_layer(p, p->mixed);
+        s->residual = at_turn(p->stream, p->layer);
+        s->out = by_layer(p, p->middle);
+        return;
+    }
+    s->in = by_layer(p, p->ffn);
+    s->maxima = by_layer(p, p->maxima);
+    s->log_item = p->log_item;
+    s->residual = by_layer(p, p->middle);
+    s->out = at_turn(p->stream, p->layer + 1);
+    p->layer++;
+}
+
+static void add_op(planner *p, const upg_op *op, const cuda_op *bound, bool *attention)
+{
+    cu_step *s;
+
     switch (op->code) {
+    case UPG_OP_EMBED:
+        add_embed(p, op);
+        break;
     case UPG_OP_NORM_PREPARE:
         p->norm = bound;
-        p->norm_op = op;
         break;
     case UPG_OP_QKV_ROPE:
-        add_from_residual(p, op, bound);
+        s = add_product(p, bound, op->in, QKV);
+        s->in = at_turn(p->stream, p->layer);
+        s->out = by_layer(p, p->qkv);
         break;
     case UPG_OP_ATTENTION:
-        add_attention(p, op);
-        *which = ATTENTION_VECTOR;
-        break;
-    case UPG_OP_GATE_UP:
-        add_from_residual(p, op, bound);
-        add_swiglu(p, op);
-        *which = FFN_VECTOR;
+        add_attention(p);
+        *attention = true;
         break;
     case UPG_OP_GEMV_ADD:
-        add_product(p, op, bound, op->in, *which, false);
-        p->residual = bound;
+        add_residual(p, op, bound, *attention);
+        break;
+    case UPG_OP_GATE_UP:
+        add_gate_up(p, op, bound, op->in);
+        *attention = false;
         break;
     case UPG_OP_LOGITS:
-        add_from_residual(p, op, bound);
-        add_logits(p, op);
+        add_head(p, bound, op->in);
         break;
     default: /* EMBED comes before; plain ops are refused at open */
         break;
@@ -371,27 +360,6 @@ static const cuda_op *product_at(const cuda_backend *b, uint32_t number)
         if (b->ops[i].coded && number-- == 0)
             return &b->ops[i];
     return NULL;
-}
-
-/* Clearing a product's buffer is the duty of the product before it; its input is emptied by the
- * product behind it, when all blocks have read it. */
-static void set_clearing(cuda_backend *b)
-{
-    const cu_step *before = NULL;
-
-    for (uint32_t i = 0; i < b->n_steps; i++)
-        if (b->steps[i].kind == CU_STEP_PRODUCT)
-            before = &b->steps[i];
-    for (uint32_t i = 0; i < b->n_steps; i++)
-        if (b->steps[i].kind == CU_STEP_PRODUCT) {
-            b->steps[i].stale = before->rotated;
-            b->steps[i].stale_width = before->width;
-            b->steps[i].stale_sums = before->width >> before->log_block << 4;
-            before = &b->steps[i];
-        }
-    for (uint32_t i = 0, number = 0; i < b->n_steps; i++)
-        if (b->steps[i].kind == CU_STEP_PRODUCT)
-            b->steps[i].n_clear = product_at(b, ++number % b->n_products)->product.n_u;
 }
 
 /* ---- memory -----------------------------------------------------------------------------------
@@ -408,40 +376,43 @@ static bool all_coded(const cuda_backend *b)
     return true;
 }
 
-static uint32_t max_u32(uint32_t a, uint32_t b)
+static void lay_vectors(planner *p)
 {
-    return a > b ? a : b;
+    cuda_backend           *b = p->b;
+    const upg_model_config *c = &b->program->weights->config;
+    uint32_t                n = p->n_layers, n_parts = c->n_heads * b->token.n_splits;
+
+    p->stream = lay_vector(b, c->hidden, n + 1);
+    p->middle = lay_vector(b, c->hidden, n);
+    p->qkv = lay_vector(b, (c->n_heads + 2 * c->n_kv_heads) * c->head_dim, n);
+    p->partial = lay_vector(b, n_parts * c->head_dim, n);
+    p->softmax = lay_vector(b, 2 * n_parts, n);
+    p->mixed = lay_vector(b, c->n_heads * c->head_dim, n);
+    p->gate_up = lay_vector(b, 2 * c->ffn, n);
+    p->ffn = lay_codes(b, c->ffn, n);
+    p->log_item = log2_of(c->ffn & (~c->ffn + 1u));
+    p->log_item = p->log_item > MAX_LOG_BLOCK  ? MAX_LOG_BLOCK
+                  : p->log_item < MIN_LOG_ITEM ? MIN_LOG_ITEM
+                                               : p->log_item;
+    while (items_of(c->ffn, p->log_item) > b->n_ctas)
+        p->log_item++; /* all items wait for each other */
+    p->fits = p->log_item <= MAX_LOG_ITEM;
+    p->maxima = lay_vector(b, items_of(c->ffn, p->log_item) + 1, n);
+    p->best = lay_vector(b, 2 * b->n_ctas, 1);
+    p->token = lay_vector(b, 1, 1);
+    for (uint32_t i = 0; i < N_PRODUCTS; i++)
+        p->tails[i] = lay_vector(b, TAIL * b->n_ctas, i == HEAD ? 1 : n);
 }
 
 static void take_memory(cuda_backend *b)
 {
     const upg_model_config *c = &b->program->weights->config;
     cu_token_args          *t = &b->token;
-    uint32_t                n_u = 0, n_logits = c->vocab / CU_LOGIT_ITEM + 1;
 
-    t->max_ktiles = t->y_words = 0;
-    for (uint32_t i = 0; i < b->program->n_ops; i++) {
-        n_u = max_u32(n_u, b->ops[i].product.n_u);
+    t->n_layers = c->n_layers;
+    t->n_pieces = t->max_ktiles = 0;
+    for (uint32_t i = 0; i < b->program->n_ops; i++)
         t->max_ktiles = max_u32(t->max_ktiles, b->ops[i].product.n_ktiles);
-    }
-    b->u_token_bytes = (size_t)n_u * sizeof(int32_t);
-    for (uint32_t i = 0; i < b->n_u_buffers; i++)
-        b->u_token[i] = upg_cuda_take(b, (size_t)n_u * sizeof(int32_t));
-    for (int i = 0; i < 2; i++)
-        b->residual[i] = upg_cuda_take(b, c->hidden * sizeof(float));
-    b->scale = upg_cuda_take(b, b->n_products * sizeof(float));
-    t->best_value = upg_cuda_take(b, n_logits * sizeof(float));
-    t->best_token = upg_cuda_take(b, n_logits * sizeof(int32_t));
-    t->tokens_out = upg_cuda_take(b, CUDA_MAX_TOKENS * sizeof(int32_t));
-    t->barrier = upg_cuda_take(b, sizeof(uint32_t));
-    t->state = upg_cuda_take(b, sizeof *t->state);
-}
-
-static void fill_args(cuda_backend *b)
-{
-    const upg_model_config *c = &b->program->weights->config;
-    cu_token_args          *t = &b->token;
-
     t->tape = b->tape;
     t->pages = b->pages;
     t->embedding = b->embedding;
@@ -449,11 +420,17 @@ static void fill_args(cuda_backend *b)
     t->long_inv_freq = b->long_inv_freq;
     t->attention_scaling = c->rope.attention_scaling;
     t->norm_eps = c->norm_eps;
-    t->partial = b->partial;
-    t->softmax = b->softmax;
     t->logits = b->logits;
     t->n_splits = b->n_ctas / c->n_kv_heads;
     t->n_splits = t->n_splits == 0 ? 1 : t->n_splits > MAX_SPLITS ? MAX_SPLITS : t->n_splits;
+    t->tokens_out = upg_cuda_take(b, CUDA_MAX_TOKENS * sizeof(int32_t));
+    t->arrivals =
+        (uint32_t *)(uintptr_t)upg_cuda_table(b, NULL, (CU_TOKENS_DONE + 1) * sizeof(uint32_t));
+    t->state = upg_cuda_take(b, sizeof *t->state);
+    t->y_words = (c->n_heads / c->n_kv_heads + 2) * c->head_dim;
+    t->staged_words = max_u32(
+        CU_STAGED_WORDS, /* and the shares of splits, and what they share out */
+        (c->n_heads / c->n_kv_heads + 1) * t->n_splits + c->n_heads / c->n_kv_heads * c->head_dim);
 }
 
 /* Steps with copies of their products. */
@@ -461,60 +438,61 @@ static const cu_record *lay_records(cuda_backend *b)
 {
     const cu_record *first = NULL;
 
-    for (uint32_t i = 0, number = 0; i < b->n_steps; i++) {
+    for (uint32_t i = 0; i < b->n_steps; i++) {
         cu_record        r = { .step = b->steps[i] };
         const cu_record *at;
 
         if (b->steps[i].kind == CU_STEP_PRODUCT)
-            r.product = product_at(b, number++)->product;
+            r.product = product_at(b, b->steps[i].product)->product;
         at = upg_cuda_table(b, &r, sizeof r);
         first = i == 0 ? at : first;
     }
     return first;
 }
 
-/* Shared memory that steps take in turn: u, codes, shares of splits, what attention's warps leave.
- */
-static uint32_t staged_words(const cuda_backend *b)
+static const cu_piece *lay_pieces(cuda_backend *b)
 {
-    const upg_model_config *c = &b->program->weights->config;
-    uint32_t                n = max_u32(CU_STAGED_WORDS, b->token.max_ktiles * CU_CODE_WORDS);
+    size_t          each = b->token.n_pieces, at = b->blob_used;
+    const cu_piece *first =
+        upg_cuda_table(b, NULL, b->n_products * b->n_ctas * each * sizeof *first);
 
-    n = max_u32(n, (UPG_ROTATION_MAX_BLOCK / c->head_dim + 2) * b->token.n_splits);
-    return (n + 3) & ~3u;
+    for (uint32_t i = 0; i < b->n_products && b->blob; i++)
+        for (uint32_t c = 0; c < b->n_ctas; c++) {
+            cu_piece own[CU_MAX_PIECES] = { { .tail_from = UINT32_MAX } };
+            uint32_t n_rows;
+
+            (void)plan_pieces(product_at(b, i), c, b->n_ctas, own, &n_rows);
+            memcpy(b->blob + at + ((size_t)i * b->n_ctas + c) * each * sizeof *own, own,
+                   each * sizeof *own);
+        }
+    return first;
 }
 
 bool upg_cuda_plan_steps(cuda_backend *b)
 {
-    uint32_t n_layers = b->program->weights->config.n_layers, which = 0;
-    planner *p;
-    bool     fits;
+    planner p = { .b = b, .n_layers = b->program->weights->config.n_layers };
+    bool    attention = false;
 
     if (!all_coded(b))
         return false;
+    b->n_products = 4 * p.n_layers + 1;
     if (!b->steps)
-        b->steps =
-            upg_calloc(STEPS_OUTSIDE + (size_t)STEPS_PER_LAYER * n_layers, sizeof *b->steps, NULL);
-    p = upg_calloc(1, sizeof *p, NULL);
-    if (!b->steps || !p) {
-        upg_free(p);
+        b->steps = upg_calloc(STEPS_OUTSIDE + (size_t)STEPS_PER_LAYER * p.n_layers,
+                              sizeof *b->steps, NULL);
+    if (!b->steps)
         return false;
-    }
-    p->b = b;
-    p->fits = true;
-    b->n_products = 4 * n_layers + 1;
-    b->n_u_buffers = b->n_products <= 8 ? b->n_products : 4;
     take_memory(b);
-    fill_args(b);
-    b->token.staged_words = staged_words(b);
+    lay_vectors(&p);
     for (uint32_t i = 0; i < b->program->n_ops; i++)
-        add_op(p, &b->program->ops[i], &b->ops[i], &which);
-    fits = p->fits;
-    b->n_steps = p->n_steps;
-    upg_free(p);
-    set_clearing(b);
+        add_op(&p, &b->program->ops[i], &b->ops[i], &attention);
+    b->n_steps = p.n_steps;
+    if (!p.fits || b->token.n_pieces > CU_MAX_PIECES)
+        return false;
+    b->token.y_words = (b->token.y_words + 3) & ~3u;
+    b->token.staged_words = (b->token.staged_words + 3) & ~3u;
+    b->token.pieces = lay_pieces(b);
     b->token.records = lay_records(b);
-    return fits;
+    return true;
 }
 
 /* ---- running ----------------------------------------------------------------------------------
@@ -532,14 +510,6 @@ upg_status upg_cuda_prepare_steps(cuda_backend *b, upg_error *err)
             return upg_cuda_check(e, "loading the token kernel", err);
         if (b->ring_pages[type] < 2)
             b->one_launch = false;
-    }
-    for (uint32_t i = 0; b->one_launch && i < b->n_u_buffers; i++) {
-        int e = cudaMemsetAsync(b->u_token[i], 0, b->u_token_bytes, b->stream);
-
-        if (e == cudaSuccess)
-            e = cudaMemsetAsync(b->token.barrier, 0, sizeof(uint32_t), b->stream);
-        if (e != cudaSuccess)
-            return upg_cuda_check(e, "clearing device memory", err);
     }
     return UPG_OK;
 }
@@ -564,31 +534,15 @@ static int launch_each(cuda_backend *b)
     return e;
 }
 
-/* Arrivals of a launch of n tokens at the barrier: see meets and workers in cuda_token.cu. Nobody
- * arrives behind the last step. */
-static uint32_t arrivals_of(const cuda_backend *b, uint32_t n_tokens)
-{
-    uint32_t n = 0, last = 0;
-
-    for (uint32_t i = 0; i < b->n_steps; i++) {
-        const cu_step *s = &b->steps[i];
-
-        if (s->kind < CU_STEP_PRODUCT)
-            continue;
-        last = s->kind == CU_STEP_PRODUCT || s->n_items > b->n_ctas ? b->n_ctas : s->n_items;
-        n += last;
-    }
-    return n * n_tokens - last;
-}
-
 /* Pages on their way at once. On an H100, 4 (30 KiB for each SM, 1.4 times what bandwidth times
  * latency asks for) read within 3 % of what 32 do, and what exceeds it stands in line in front of
  * what the blocks tell each other: 240 tok/s with 32, 243 with 8, 250 with 5, 253 with 4. */
-enum { PAGES_IN_FLIGHT = 4 };
+enum { PAGES_IN_FLIGHT = 6, PAGES_CALM = 2 };
 
 void upg_cuda_choose_in_flight(cu_token_args *t)
 {
     t->n_in_flight = t->n_pages_ring < PAGES_IN_FLIGHT ? t->n_pages_ring : PAGES_IN_FLIGHT;
+    t->n_calm = t->n_pages_ring < PAGES_CALM ? t->n_pages_ring : PAGES_CALM;
 }
 
 upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t n_tokens,
@@ -606,9 +560,7 @@ upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t
         t->end_step = b->n_steps;
         t->tape_begin = b->step_tiles;
         t->tape_end = b->step_tiles + (size_t)b->n_products * b->n_ctas;
-        t->barrier_base = b->arrivals;
         e = cu_launch_token(t, true, false, b->stream);
-        b->arrivals += arrivals_of(b, n_tokens);
     } else {
         for (uint32_t i = 0; e == cudaSuccess && i < n_tokens; i++)
             e = launch_each(b);

@@ -184,13 +184,10 @@ static upg_status bare(upg_backend *backend, upg_role role, uint32_t times, bool
         return upg_fail(err, UPG_E_UNSUPPORTED, "no coded matrix of this role");
     TRY(cudaMemcpy(on_device, list, n * sizeof *list, cudaMemcpyHostToDevice));
     b->token.n_pages_ring = b->ring_pages[0];
-    b->token.bare_u = b->u_token[0];
     upg_cuda_choose_in_flight(&b->token);
     TRY(timer_start(b, &t));
     TRY(cu_launch_bare(&b->token, on_device, n, times, multiplies, b->stream));
     TRY(timer_stop(b, &t, milliseconds));
-    if (multiplies) /* u holds what it may */
-        TRY(cudaMemsetAsync(b->u_token[0], 0, b->u_token_bytes, b->stream));
 out:
     return st;
 }
@@ -199,12 +196,14 @@ static upg_status trace(upg_backend *backend, const upg_kv_view *kv, const upg_k
                         uint32_t position, long long *clocks, int *kinds, upg_error *err)
 {
     cuda_backend *b = cuda_of(backend);
-    size_t        bytes = 12 * (size_t)b->n_steps * sizeof *clocks;
+    size_t        bytes = 6 * (size_t)b->n_ctas * b->n_steps * sizeof *clocks;
     int32_t       token;
     double        ms;
     upg_status    st = UPG_OK;
 
     TRY(cudaSetDevice(b->device));
+    if (bytes > b->staging_bytes)
+        return upg_fail(err, UPG_E_UNSUPPORTED, "no room for clocks in this small model");
     TRY(cudaMemsetAsync(b->staging, 0, bytes, b->stream));
     b->token.trace = (long long *)(void *)b->staging;
     for (int i = 0; i < 2 && st == UPG_OK; i++)
@@ -225,6 +224,11 @@ static uint32_t launches(const upg_backend *backend, upg_cuda_way way)
     return way == UPG_CUDA_ONE_LAUNCH ? 1 : b->n_steps;
 }
 
+static uint32_t blocks(const upg_backend *backend)
+{
+    return ((const cuda_backend *)(const void *)backend)->n_ctas;
+}
+
 __attribute__((visibility("default"))) const upg_cuda_tools *upg_cuda_module_tools(void);
 
 const upg_cuda_tools *upg_cuda_module_tools(void)
@@ -236,7 +240,8 @@ const upg_cuda_tools *upg_cuda_module_tools(void)
                                           .time_batch = time_batch,
                                           .bare = bare,
                                           .trace = trace,
-                                          .launches = launches };
+                                          .launches = launches,
+                                          .blocks = blocks };
 
     return &tools;
 }

@@ -29,13 +29,14 @@ typedef struct upg_cuda_tools {
      * `times` times, multiplied or only read through the ring. *bytes: streamed in all. */
     upg_status (*bare)(upg_backend *backend, upg_role role, uint32_t times, bool multiplies,
                        uint64_t *bytes, double *milliseconds, upg_error *err);
-    /** Clocks of one token's steps in two blocks: long long [2][n_steps][6], 0 where nothing was
-     * noted: [0] begin; [4] end; products: [1] x' is there, [2] rounded, [3] planes made, then come
-     * the tiles; others: [1] u's rows computed. kinds [n_steps]: cu_step_kind. n_steps: launches of
-     * UPG_CUDA_STEPS. */
+    /** Clocks of one token's steps: long long [blocks][n_steps][6], 0 where nothing was
+     * noted: [0] begin; [5] end; [1] the input is there; products: [2] rotated and rounded, [3]
+     * planes made, [4] tiles done; attention: [2] key and value appended, [3] the block's part
+     * done. kinds [n_steps]: cu_step_kind. n_steps: launches of UPG_CUDA_STEPS. */
     upg_status (*trace)(upg_backend *backend, const upg_kv_view *kv, const upg_kv_layout *layout,
                         uint32_t position, long long *clocks, int *kinds, upg_error *err);
     uint32_t (*launches)(const upg_backend *backend, upg_cuda_way way);
+    uint32_t (*blocks)(const upg_backend *backend);
 } upg_cuda_tools;
 
 /** Symbol "upg_cuda_module_tools", beside "upg_cuda_module_open". */
