@@ -283,6 +283,38 @@ static double decode(bench *b, upg_cuda_way way, const char *name, uint32_t posi
     return s.median;
 }
 
+/* Tokens drawn on the device, with all that costs time: top-k, top-p, min-p and penalties. */
+static void decode_drawn(bench *b)
+{
+    int32_t  history[1] = { 1 }, tokens[TOKENS];
+    uint8_t  drawn[1] = { 0 };
+    upg_draw draw = { .n_tokens = b->weights.config.vocab,
+                      .top_k = 40,
+                      .temperature = 0.8f,
+                      .top_p = 0.95f,
+                      .min_p = 0.01f,
+                      .repetition_penalty = 1.1f,
+                      .presence_penalty = 0.1f,
+                      .seed = 1,
+                      .history = history,
+                      .drawn = drawn,
+                      .n_history = 1 };
+    double   speed[REPETITIONS], ms;
+    float    logprobs[TOKENS];
+
+    for (int plain = 0; plain < 2; plain++) {
+        for (int i = -1; i < REPETITIONS; i++) {
+            check(b, b->tools->draw(b->backend, &draw, &b->view, &b->layout, 1, 0, TOKENS, tokens,
+                                    logprobs, &ms, &b->err));
+            if (i >= 0)
+                speed[i] = TOKENS / ms * 1e3;
+        }
+        report(b, plain ? "decode, one launch, drawn by temperature" : "decode, one launch, drawn",
+               "tok/s", spread_of(speed, REPETITIONS));
+        draw = (upg_draw) { .n_tokens = b->weights.config.vocab, .temperature = 0.8f, .seed = 1 };
+    }
+}
+
 /* Through run(): logits to the host at every token. */
 static void decode_calls(bench *b)
 {
@@ -502,6 +534,7 @@ static void decode_types(bench *b, uint32_t n_layers, bool all)
             speed = decode(b, UPG_CUDA_ONE_LAUNCH, "decode, one launch, empty context", 0);
             printf("  %.4f ms a token, %.4f ms for %u layers each with its share of the head\n",
                    1e3 / speed, 1e3 / speed / n_layers, n_layers);
+            decode_drawn(b);
             trace_steps(b, 0);
         }
         if (type == 0 && all) {

@@ -44,6 +44,25 @@ typedef struct upg_batch {
     bool fast;
 } upg_batch;
 
+/** How a device draws tokens by itself: runtime/sampler.h's settings and history. */
+typedef struct upg_draw_bias {
+    int32_t token;
+    float   value;
+} upg_draw_bias;
+
+typedef struct upg_draw {
+    uint32_t             n_tokens; /* only tokens below it are drawn */
+    uint32_t             top_k;
+    float                temperature, top_p, min_p; /* as in upg_sampling; 0 = off */
+    float                repetition_penalty, presence_penalty, frequency_penalty;
+    uint64_t             seed, place; /* of the first drawn token in the stream of random values */
+    const upg_draw_bias *biases;      /* no token twice */
+    size_t               n_biases;
+    const int32_t       *history; /* [n_history], the token that is computed first included */
+    const uint8_t       *drawn;   /* [n_history]: 1 when the token was drawn */
+    uint32_t             n_history;
+} upg_draw;
+
 typedef struct upg_backend upg_backend;
 
 typedef struct upg_backend_class {

@@ -144,6 +144,7 @@ static void close_backend(upg_backend *backend)
     (void)cudaFreeHost(b->logits_out);
     (void)cudaFreeHost(b->bad_out);
     (void)cudaFreeHost(b->tokens_out);
+    (void)cudaFreeHost(b->draw_host);
     (void)cudaFree(b->base);
     if (b->decoded)
         (void)cudaEventDestroy(b->decoded);
@@ -213,21 +214,11 @@ static upg_status check_program(const cuda_backend *b, upg_error *err)
         return upg_fail(err, UPG_E_UNSUPPORTED,
                         "a width of %u: a vector must fit %u KiB of the GPU's shared memory",
                         widest, b->shared_limit / 1024);
-    for (uint32_t i = 0; i < b->program->n_ops; i++) {
+    for (uint32_t i = 0; i < b->program->n_ops; i++)
         if (upg_op_is_plain(b->program->ops[i].code))
             return upg_fail(err, UPG_E_UNSUPPORTED,
                             "op %u, %s: the cuda backend runs fused programs only", i,
                             upg_op_name(b->program->ops[i].code));
-        for (uint32_t w = 0; w < 3 && b->program->ops[i].w[w] != NULL; w++) {
-            const upg_matrix *m = b->program->ops[i].w[w];
-
-            if (m->kind == UPG_MATRIX_CODED && m->coded->outliers != NULL)
-                return upg_fail(err, UPG_E_UNSUPPORTED,
-                                "%s has outliers, which the cuda backend does not add yet: use "
-                                "--device cpu",
-                                m->name);
-        }
-    }
     return UPG_OK;
 }
 
@@ -267,6 +258,8 @@ static int allocate_pinned(cuda_backend *b)
         e = cudaMallocHost((void **)&b->bad_out, 64);
     if (e == cudaSuccess)
         e = cudaMallocHost((void **)&b->tokens_out, CUDA_MAX_TOKENS * sizeof *b->tokens_out);
+    if (e == cudaSuccess)
+        e = cudaMallocHost((void **)&b->draw_host, 2 * vocab * sizeof *b->draw_host);
     return e;
 }
 
@@ -291,7 +284,7 @@ static upg_status create_backend(const upg_program *program, const upg_backend_o
     UPG_TRY(upg_cuda_check(allocate_pinned(b), "allocating pinned memory", err));
     UPG_TRY(upg_cuda_upload_weights(b, err));
     UPG_TRY(upg_cuda_prepare_steps(b, err));
-    if (options->decode_kernels_only)
+    if (options->decode_kernels_only || upg_cuda_has_outliers(program))
         b->one_launch = false;
     UPG_TRY(upg_cuda_check(cudaStreamSynchronize(b->stream), "loading the model", err));
 out:

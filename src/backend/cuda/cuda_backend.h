@@ -25,6 +25,7 @@ typedef struct cuda_op {
     cu_band          *bands; /* host copy, with the device's scales */
     const void       *dense[3];
     const float      *norm, *signed_norm; /* signed: times the rotation's signs */
+    cu_outliers       outliers[3];
 } cuda_op;
 
 typedef struct cuda_slot {
@@ -80,6 +81,15 @@ typedef struct cuda_backend {
     uint32_t        ring_pages[3]; /* by KV type */
     const uint32_t *step_tiles;    /* [n_products + 1][n_ctas] on the device */
 
+    /* models with outliers */
+    float *plain; /* [max_rows][plain_stride]: what the next product reads, neither rotated nor
+                   * rounded */
+    uint32_t plain_stride;
+
+    /* tokens drawn on the device */
+    cu_draw   draw;      /* what cuda_draw.c lays out */
+    uint32_t *draw_host; /* pinned: marks, then biases, [vocab] each */
+
     /* pinned */
     uint8_t   *pinned[2]; /* staging */
     cuda_inbox inbox;
@@ -128,6 +138,34 @@ upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t
 void upg_cuda_choose_in_flight(cu_token_args *t);
 /** Room in shared memory for this KV type. */
 upg_status upg_cuda_prepare_steps(cuda_backend *b, upg_error *err);
+
+/* ---- cuda_outliers.c --------------------------------------------------------------------------
+ * Each does nothing where there are none; those of the second part return a cudaError_t. */
+
+bool       upg_cuda_op_has_outliers(const upg_op *op);
+bool       upg_cuda_has_outliers(const upg_program *program);
+void       upg_cuda_lay_outliers(cuda_backend *b);
+upg_status upg_cuda_upload_outliers(cuda_backend *b, upg_error *err);
+
+int upg_cuda_plain_norm(cuda_backend *b, const upg_op *op, const float *x, uint32_t x_stride,
+                        uint32_t n);
+int upg_cuda_plain_copy(cuda_backend *b, const upg_op *op, const float *x, uint32_t x_stride,
+                        uint32_t n);
+int upg_cuda_plain_swiglu(cuda_backend *b, const upg_op *op, uint32_t n); /* of b->scratch */
+int upg_cuda_embed_outliers(cuda_backend *b, const upg_op *op, uint32_t n);
+/* Behind the product of rows row0 … of the op's input. */
+int upg_cuda_add_outliers(cuda_backend *b, const upg_op *op, uint32_t row0, uint32_t n, float *out,
+                          uint32_t out_stride);
+
+/* ---- cuda_draw.c ------------------------------------------------------------------------------
+ */
+
+/** Memory for drawing tokens on the device. */
+void upg_cuda_lay_draw(cuda_backend *b);
+/** Makes the launches that follow draw tokens like this; NULL: take the best one. logprobs: keep
+ * them too. Errors: E_UNSUPPORTED (a token with two biases: rounding depends on their order),
+ * E_ARG, E_DEVICE_LOST. */
+upg_status upg_cuda_set_draw(cuda_backend *b, const upg_draw *draw, bool logprobs, upg_error *err);
 
 /* ---- cuda_run.c -------------------------------------------------------------------------------
  */

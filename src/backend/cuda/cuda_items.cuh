@@ -5,6 +5,7 @@
 #define UPG_BACKEND_CUDA_CUDA_ITEMS_CUH
 
 #include "backend/cuda/cuda_attend.cuh"
+#include "backend/cuda/cuda_draw.cuh"
 #include "backend/cuda/cuda_ring.cuh"
 
 extern __shared__ __align__(1024) uint8_t cu_token_memory[];
@@ -580,7 +581,32 @@ __device__ __forceinline__ void best_of_block(float *value, int32_t *token)
     block_sync();
 }
 
-/* SAMPLE: of all blocks' best. The last of a launch leaves the state for the next launch. */
+/* By one thread: the token goes to the host and to the next turn, of which `next` is the input. The
+ * last of a launch leaves the state for the next launch. */
+__device__ __forceinline__ void hand_on(const cu_token_args &a, const cu_step &s,
+                                        uint32_t token_index, uint32_t turn, int32_t token,
+                                        uint32_t next)
+{
+    put_bits(outlet_of(s.out, turn), 0, next);
+    a.tokens_out[token_index] = token;
+    if (token_index + 1 == a.n_tokens) {
+        a.state->token = (int32_t)next;
+        a.state->position = own.place.launch_position + a.n_tokens;
+        a.arrivals[CU_TOKENS_DONE] = turn + 1;
+    }
+}
+
+/* SAMPLE, all blocks: a token drawn as a.draw says; block 0 hands it on. */
+__device__ __forceinline__ void draw(const cu_token_args &a, const cu_step &s, uint32_t token_index,
+                                     uint32_t turn)
+{
+    uint32_t token = draw_token(a.draw, a.logits, token_index, (uint32_t *)staged_of(a));
+
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        hand_on(a, s, token_index, turn, (int32_t)token, token == CU_NO_TOKEN ? 0 : token);
+}
+
+/* SAMPLE, block 0: the best of all blocks' best. */
 __device__ __forceinline__ void sample(const cu_token_args &a, const cu_step &s,
                                        uint32_t token_index, uint32_t turn)
 {
@@ -592,15 +618,8 @@ __device__ __forceinline__ void sample(const cu_token_args &a, const cu_step &s,
     for (uint32_t i = threadIdx.x; i < gridDim.x; i += CU_THREADS)
         better(&value, &token, get(from + 2 * i), (int32_t)wait_for(from + 2 * i + 1));
     best_of_block(&value, &token);
-    if (threadIdx.x != 0)
-        return;
-    put_bits(outlet_of(s.out, turn), 0, (uint32_t)token);
-    a.tokens_out[token_index] = token;
-    if (token_index + 1 == a.n_tokens) {
-        a.state->token = token;
-        a.state->position = own.place.launch_position + a.n_tokens;
-        a.arrivals[CU_TOKENS_DONE] = turn + 1;
-    }
+    if (threadIdx.x == 0)
+        hand_on(a, s, token_index, turn, token, (uint32_t)token);
 }
 
 } // namespace

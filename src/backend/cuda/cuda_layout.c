@@ -359,6 +359,8 @@ static void lay_scratch(cuda_backend *b)
     b->bad = upg_cuda_take(b, 256);
     b->rows = upg_cuda_take(b, rows * sizeof(cu_row));
     b->pages = upg_cuda_take(b, b->n_page_slots * sizeof(uint8_t *));
+    upg_cuda_lay_draw(b);
+    upg_cuda_lay_outliers(b);
     b->staging_bytes = staging;
     b->staging = upg_cuda_take(b, staging);
 }

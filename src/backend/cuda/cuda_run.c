@@ -238,7 +238,7 @@ static int product(cuda_backend *b, const upg_op *op, uint32_t row0, uint32_t n,
             e = cu_launch_fir(&bound->product, b->u, in->prepared.scales + row0 + done, few,
                               out + (size_t)done * out_stride, out_stride, add, b->stream);
     }
-    return e;
+    return e != cudaSuccess ? e : upg_cuda_add_outliers(b, op, row0, n, out, out_stride);
 }
 
 /* The same for all rows of a batch. */
@@ -246,10 +246,12 @@ static int product_of_batch(cuda_backend *b, const upg_op *op, const upg_batch *
                             uint32_t out_stride, bool add)
 {
     cu_form form = form_of(b, op, batch);
+    int     e;
 
     if (!b->ops[op - b->program->ops].coded || form == CU_CODES)
         return product(b, op, 0, batch->n_rows, out, out_stride, add);
-    return product_of_tiles(b, op, batch, form, out, out_stride, add ? CU_ADD : CU_STORE);
+    e = product_of_tiles(b, op, batch, form, out, out_stride, add ? CU_ADD : CU_STORE);
+    return e != cudaSuccess ? e : upg_cuda_add_outliers(b, op, 0, batch->n_rows, out, out_stride);
 }
 
 static int run_qkv(cuda_backend *b, const upg_op *op, const upg_batch *batch)
@@ -305,6 +307,8 @@ static int run_attention(cuda_backend *b, const upg_op *op, const upg_batch *bat
             e = cu_launch_merge(b->partial, b->softmax, kv, splits, batch->n_rows, b->mixed, stride,
                                 b->stream);
     }
+    if (e == cudaSuccess)
+        e = upg_cuda_plain_copy(b, op, b->mixed, stride, batch->n_rows);
     return e != cudaSuccess ? e : prepare(b, op, batch, b->mixed, stride, NULL);
 }
 
@@ -315,11 +319,15 @@ static int run_gate_up(cuda_backend *b, const upg_op *op, const upg_batch *batch
     cu_prepared    to = prepared_by(b, op, batch);
     int            e;
 
-    if (bound->coded && form != CU_CODES) {
+    if (bound->coded && form != CU_CODES && !upg_cuda_op_has_outliers(op)) {
         e = product_of_tiles(b, op, batch, form, b->scratch, b->scratch_stride, CU_SWIGLU);
+        if (e == cudaSuccess)
+            e = upg_cuda_plain_copy(b, op, b->scratch, b->scratch_stride, batch->n_rows);
         return e != cudaSuccess ? e : prepare(b, op, batch, b->scratch, b->scratch_stride, NULL);
     }
-    e = product(b, op, 0, batch->n_rows, b->scratch, b->scratch_stride, false);
+    e = product_of_batch(b, op, batch, b->scratch, b->scratch_stride, false);
+    if (e == cudaSuccess)
+        e = upg_cuda_plain_swiglu(b, op, batch->n_rows);
     return e != cudaSuccess ? e
                             : cu_launch_swiglu(b->scratch, b->scratch_stride, &to, batch->n_rows,
                                                b->bad, b->stream);
@@ -364,12 +372,16 @@ static int run_op(cuda_backend *b, const upg_op *op, const upg_batch *batch)
     cuda_slot *out = op->out == UPG_NO_SLOT ? NULL : &b->slots[op->out];
     cuda_slot *in = op->in == UPG_NO_SLOT ? NULL : &b->slots[op->in];
     uint32_t   n = batch->n_rows;
+    int        e;
 
     switch (op->code) {
     case UPG_OP_EMBED:
-        return cu_launch_embed(&b->embedding, b->rows, n, out->values, out->stride, b->bad,
-                               b->stream);
+        e = cu_launch_embed(&b->embedding, b->rows, n, out->values, out->stride, b->bad, b->stream);
+        return e != cudaSuccess ? e : upg_cuda_embed_outliers(b, op, n);
     case UPG_OP_NORM_PREPARE:
+        e = upg_cuda_plain_norm(b, op, in->values, in->stride, n);
+        if (e != cudaSuccess)
+            return e;
         return prepare(b, op, batch, in->values, in->stride, b->ops[op - b->program->ops].norm);
     case UPG_OP_QKV_ROPE:
         return run_qkv(b, op, batch);

@@ -122,6 +122,15 @@ typedef struct cu_embedding {
     int32_t                dtype; /* 0 f32, 1 f16, 2 bf16 */
 } cu_embedding;
 
+/* Outliers of a matrix (codec/outliers.h), in device memory. */
+typedef struct cu_outliers {
+    uint32_t        n_rows, n_sparse, n_columns;
+    float           scale;
+    const uint32_t *row_begin, *columns, *column;
+    const int8_t   *values, *column_values;
+    const float    *column_scales;
+} cu_outliers;
+
 /* ---- steps of a token (cuda_token.cu) -------------------------------------------------------- */
 
 typedef enum cu_step_kind {
@@ -195,6 +204,41 @@ typedef struct cu_token_state {
     uint32_t bad; /* 1 + index of the first step that met a value that is no number */
 } cu_token_state;
 
+/* ---- drawing a token (cuda_draw.cuh) --------------------------------------------------------- */
+
+enum {
+    CU_DRAW_BINS = 2048,
+    CU_DRAW_MEETINGS = 3 /* of all blocks, for each token */
+};
+
+#define CU_IN_TEXT  0x80000000u /* of a mark: the token stands in the text */
+#define CU_NO_TOKEN 0xFFFFFFFFu
+
+/* What a block finds in its share of the vocabulary. */
+typedef struct cu_draw_share {
+    double   sum;  /* of weights that may be drawn, in the order of ids */
+    float    best; /* value, with biases and penalties */
+    uint32_t token;
+    float    top, exp_sum; /* of all logits as they are: largest, Σ exp(logit − top) */
+} cu_draw_share;
+
+/* Settings as the sampler's (runtime/sampler.h) and where the kernel keeps things. */
+typedef struct cu_draw {
+    uint32_t       on;     /* 0: the best of all logits */
+    uint32_t       ranked; /* top-k or top-p */
+    uint32_t       n_tokens, n_logits, top_k;
+    float          inverse; /* of the temperature; 0: the best value */
+    float          top_p, min_p;
+    float          repetition, presence, frequency;
+    uint64_t       seed, place; /* of the launch's first drawn token in the stream */
+    const float   *bias;        /* NULL, or [n_logits] */
+    uint32_t      *marks;       /* NULL, or [n_logits]: CU_IN_TEXT, and how often it was drawn */
+    float         *weights;     /* [n_logits], up to a multiple of 4 */
+    cu_draw_share *shares;      /* [n_ctas] */
+    uint32_t      *histogram, *counter;
+    float         *logprobs; /* NULL, or [n_tokens of the launch] */
+} cu_draw;
+
 typedef struct cu_token_args {
     const cu_record *records;
     const cu_piece  *pieces; /* [products][n_ctas][n_pieces] */
@@ -211,8 +255,9 @@ typedef struct cu_token_args {
     float           attention_scaling, norm_eps;
     float          *logits;
     int32_t        *tokens_out; /* [n_tokens] */
-    uint32_t       *arrivals;   /* since creation; CU_TOKENS_DONE behind it: tokens since then */
-    long long      *trace;      /* NULL, or clocks [n_ctas][steps][6]: see cuda_tools.h */
+    cu_draw         draw;
+    uint32_t       *arrivals; /* since creation; CU_TOKENS_DONE behind it: tokens since then */
+    long long      *trace;    /* NULL, or clocks [n_ctas][steps][6]: see cuda_tools.h */
     uint32_t        max_ktiles, staged_words, y_words;     /* sizes of parts of shared memory */
     uint32_t        planes_at, staged_at, y_at, angles_at; /* set at the launch: bytes */
 } cu_token_args;
@@ -253,6 +298,17 @@ int cu_launch_merge(const float *partial, const float *softmax, cu_kv kv, uint32
 /* Prepares silu(gate)·up, gate and up side by side in each row. */
 int cu_launch_swiglu(const float *gate_up, uint32_t stride, const cu_prepared *to, uint32_t n_rows,
                      uint32_t *bad, cu_stream stream);
+/* out[m][r] += e_r(x[m]): cuda_outliers.cu. */
+int cu_launch_outliers(const cu_outliers *o, const float *x, uint32_t x_stride, uint32_t n,
+                       float *out, uint32_t out_stride, cu_stream stream);
+int cu_launch_embed_outliers(const cu_outliers *o, const cu_row *rows, uint32_t n, float *out,
+                             uint32_t stride, cu_stream stream);
+/* Inputs as they are ahead of rotation and rounding. */
+int cu_launch_plain_norm(const float *x, uint32_t x_stride, const float *weight, float eps,
+                         uint32_t width, uint32_t n, float *out, uint32_t out_stride,
+                         cu_stream stream);
+int cu_launch_plain_swiglu(const float *gate_up, uint32_t stride, uint32_t width, uint32_t n,
+                           float *out, uint32_t out_stride, cu_stream stream);
 int cu_launch_check(const float *x, uint64_t n, uint32_t *bad, cu_stream stream);
 
 /* ring = pages of 7.5 KiB that fit; 0 when the shapes do not fit this device. */

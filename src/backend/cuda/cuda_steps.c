@@ -555,6 +555,8 @@ upg_status upg_cuda_run_steps(cuda_backend *b, const upg_kv_layout *kv, uint32_t
     t->n_pages_ring = b->ring_pages[kv->type];
     upg_cuda_choose_in_flight(t);
     t->n_tokens = one_launch ? n_tokens : 1;
+    if (!one_launch && t->draw.on)
+        return upg_fail(err, UPG_E_UNSUPPORTED, "tokens are drawn in one launch only");
     if (one_launch) {
         t->first_step = 0;
         t->end_step = b->n_steps;

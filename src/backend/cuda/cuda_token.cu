@@ -476,6 +476,10 @@ __device__ __forceinline__ void run_items(const cu_token_args &a, uint32_t i)
 
     if (s.kind == CU_STEP_EMBED || (s.kind == CU_STEP_ATTENTION && a.end_step == a.first_step + 1))
         find_place(a, token); /* once a token; a launch of one step has no other chance */
+    if (s.kind == CU_STEP_SAMPLE && a.draw.on) {
+        draw(a, s, token, turn);
+        return;
+    }
 #pragma unroll 1
     for (uint32_t item = blockIdx.x; item < s.n_items; item += gridDim.x) {
         if (item != blockIdx.x)

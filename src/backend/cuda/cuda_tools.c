@@ -122,6 +122,27 @@ out:
     return st;
 }
 
+static upg_status draw_tokens(upg_backend *backend, const upg_draw *draw, const upg_kv_view *kv,
+                              const upg_kv_layout *layout, int32_t token, uint32_t position,
+                              uint32_t n, int32_t *tokens, float *logprobs, double *milliseconds,
+                              upg_error *err)
+{
+    cuda_backend *b = cuda_of(backend);
+    upg_status    st = UPG_OK;
+
+    TRY(cudaSetDevice(b->device));
+    UPG_TRY(upg_cuda_set_draw(b, draw, logprobs != NULL, err));
+    st = decode(backend, UPG_CUDA_ONE_LAUNCH, kv, layout, token, position, n, tokens, milliseconds,
+                err);
+    UPG_TRY(st);
+    if (logprobs != NULL)
+        TRY(cudaMemcpy(logprobs, b->token.draw.logprobs, n * sizeof *logprobs,
+                       cudaMemcpyDeviceToHost));
+out:
+    b->token.draw.on = false;
+    return st;
+}
+
 static upg_status read_weights(upg_backend *backend, uint64_t bytes, uint32_t times,
                                double *milliseconds, upg_error *err)
 {
@@ -235,6 +256,7 @@ const upg_cuda_tools *upg_cuda_module_tools(void)
 {
     static const upg_cuda_tools tools = { .struct_size = sizeof tools,
                                           .decode = decode,
+                                          .draw = draw_tokens,
                                           .read = read_weights,
                                           .token_bytes = token_bytes,
                                           .time_batch = time_batch,

@@ -17,6 +17,12 @@ typedef struct upg_cuda_tools {
     upg_status (*decode)(upg_backend *backend, upg_cuda_way way, const upg_kv_view *kv,
                          const upg_kv_layout *layout, int32_t token, uint32_t position, uint32_t n,
                          int32_t *tokens, double *milliseconds, upg_error *err);
+    /** The same in one launch, each token drawn as `draw` says; −1: nothing could be drawn, what
+     * follows means nothing. logprobs NULL, or f32 [n]. Errors: E_UNSUPPORTED (to be drawn by the
+     * host), E_DEVICE_LOST. */
+    upg_status (*draw)(upg_backend *backend, const upg_draw *draw, const upg_kv_view *kv,
+                       const upg_kv_layout *layout, int32_t token, uint32_t position, uint32_t n,
+                       int32_t *tokens, float *logprobs, double *milliseconds, upg_error *err);
     /** Reads `bytes` of the weights in device memory `times` times; milliseconds for all. */
     upg_status (*read)(upg_backend *backend, uint64_t bytes, uint32_t times, double *milliseconds,
                        upg_error *err);

@@ -105,6 +105,7 @@ upg_status upg_cuda_upload_weights(cuda_backend *b, upg_error *err)
             if (op->code != UPG_OP_EMBED && !b->ops[i].coded)
                 UPG_TRY(upload_dense(b, op->w[w], b->ops[i].dense[w], err));
     }
+    UPG_TRY(upg_cuda_upload_outliers(b, err));
     UPG_TRY(upg_cuda_check(cudaStreamSynchronize(b->stream), "copying weights", err));
 out:
     return st;
