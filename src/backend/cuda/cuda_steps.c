@@ -534,9 +534,10 @@ static int launch_each(cuda_backend *b)
     return e;
 }
 
-/* Pages on their way at once. On an H100, 4 (30 KiB for each SM, 1.4 times what bandwidth times
- * latency asks for) read within 3 % of what 32 do, and what exceeds it stands in line in front of
- * what the blocks tell each other: 240 tok/s with 32, 243 with 8, 250 with 5, 253 with 4. */
+/* Pages on their way at once: amid tiles 6 (45 KiB for each SM, twice what bandwidth times latency
+ * asks for); between products, while blocks wait for each other's words, 2: what exceeds it stands
+ * in line in front of these. Measured on an H100 (tok/s at empty context): 4 and 4 361, 12 and 3
+ * 364, 8 and 3 365, 6 and 2 368; a little later 6 and 2 377, 8 and 2 374, 6 and 1 374. */
 enum { PAGES_IN_FLIGHT = 6, PAGES_CALM = 2 };
 
 void upg_cuda_choose_in_flight(cu_token_args *t)

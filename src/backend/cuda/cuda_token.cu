@@ -18,10 +18,11 @@
  * the scale. Invariants:
  *   1. What another block wrote in this launch is read past the first-level cache.
  *   2. A vector has CU_SETS copies. Who writes one, empties the one of two turns before. A token
- * has a generation for each layer and one for the head with what follows it; in each generation
- *      every block arrives once (`arrives`) behind its last reads of the generation before, and
- * once, ahead of its first writes, checks that all have arrived in the generation before
- * (`checks`). So all have read what is emptied, and see it empty before they look for it again.
+ *      has a generation for each layer, and one for the head with what follows it. In each of
+ *      them every block arrives once (`arrives`), behind its last reads of the generation before;
+ *      and once, ahead of its first writes, it checks that all have arrived in the generation
+ *      before (`checks`). So all have read what is emptied, and see it empty before they look
+ *      again.
  *   3. The code of all steps stays below what an SM's instruction cache holds: between two uses of
  *      an instruction lies a whole layer. Hence one copy of each part, loops not unrolled without
  *      need. */
