@@ -1,9 +1,10 @@
 #!/bin/bash
 # Installs what is missing on Debian 12 to build upg, and says what and why.
 #
-# usage: setup.sh [--tests] [--arm]
+# usage: setup.sh [--tests] [--arm] [--slurm]
 #   --tests   also what the tests need
 #   --arm     also what test_arm.sh needs
+#   --slurm   also what test_slurm.sh needs
 #
 # Needs root or sudo only when something is missing. On other systems it names what it cannot find
 # and leaves the rest to cmake.
@@ -33,13 +34,17 @@ arm='gcc-aarch64-linux-gnu the C compiler for 64-bit ARM
 libc6-dev-arm64-cross its C library
 qemu-user       runs programs for 64-bit ARM'
 
+slurm='slurm-wlm       a job array, for real
+munge           its authentication'
+
 list="$needed"
 for option in "$@"; do
     case $option in
     --tests) list+=$'\n'$tests ;;
     --arm) list+=$'\n'$arm ;;
+    --slurm) list+=$'\n'$slurm ;;
     *)
-        echo "usage: setup.sh [--tests] [--arm]" >&2
+        echo "usage: setup.sh [--tests] [--arm] [--slurm]" >&2
         exit 2
         ;;
     esac

@@ -113,6 +113,15 @@ void upg_map_close(upg_map *map)
     *map = (upg_map) { 0 };
 }
 
+static upg_forget_watcher *forget_watcher;
+static void               *forget_user;
+
+void upg_map_watch_forgets(upg_forget_watcher *watch, void *user)
+{
+    forget_watcher = watch;
+    forget_user = user;
+}
+
 void upg_map_forget(const void *memory, size_t bytes)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -122,6 +131,8 @@ void upg_map_forget(const void *memory, size_t bytes)
     /* of anonymous memory the same call would drop the content */
     if (begin < end && upg_map_guard_covers(memory, bytes))
         (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+    if (forget_watcher != NULL)
+        forget_watcher(forget_user, memory, bytes);
 }
 
 upg_status upg_map_check(const upg_map *map, upg_error *err)

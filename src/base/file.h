@@ -92,6 +92,11 @@ void upg_file_note(upg_file_op op, const char *path, const char *to);
  * `os_errno`, and every later one too. UINT64_MAX (the default) never fails. */
 void upg_file_fail_after(uint64_t successes, int os_errno);
 
+/** Test hook: told of memory that upg_map_forget let go of. A test that drops those pages from the
+ * system's cache too sees what is read of a disk where memory is too small to keep a file. */
+typedef void upg_forget_watcher(void *user, const void *memory, size_t bytes);
+void         upg_map_watch_forgets(upg_forget_watcher *watcher, void *user);
+
 /* For other files of base/ that write: whether this system call has to fail (errno is then set),
  * and making a rename to `path` durable. */
 bool upg_file_injected_failure(void);

@@ -33,7 +33,13 @@ static void load_layer(upg_calibrator *c, uint32_t index)
         upg_stream *to = &c->streams[s];
 
         for (int m = 0; m < UPG_LAYER_MATRICES; m++) {
-            upg_dense_load(upg_layer_matrix_of(layer, m), to->memory[m]);
+            const upg_matrix *matrix = upg_layer_matrix_of(layer, m);
+
+            if (s == 0) /* read once */
+                upg_dense_load(matrix, to->memory[m]);
+            else
+                memcpy(to->memory[m], c->streams[0].memory[m],
+                       (size_t)matrix->n_rows * matrix->n_cols * sizeof(float));
             to->layer.matrix[m] = to->memory[m];
         }
         to->layer.config = &c->weights->config;

@@ -162,7 +162,7 @@ static upg_status read_manifest(upg_container *c, upg_status table, const upg_er
     upg_status st;
 
     UPG_TRY(find_parts(c, &parts_begin, err));
-    if (table == UPG_OK)
+    if (table == UPG_OK && !c->is_verified)
         UPG_TRY(check_range(&c->hashes, parts_begin, c->hashes.covered,
                             "the end of the file (config, tokenizer, manifest)", err));
     st = upg_json_parse(c->parts[UPG_PART_MANIFEST], &root, err);
@@ -195,7 +195,7 @@ static upg_status parse(upg_container *c, upg_span bytes, const char *name, upg_
         return upg_fail(err, UPG_E_ARG, "the bytes do not begin at a 64-byte boundary");
     c->file_bytes = bytes.size;
     table = upg_hash_table_find(bytes, &c->hashes, &table_err);
-    if (table == UPG_OK)
+    if (table == UPG_OK && !c->is_verified)
         UPG_TRY(check_header(&c->hashes, err));
     UPG_TRY(upg_st_parse(bytes, name, &c->file, err));
     UPG_TRY(read_manifest(c, table, &table_err, err));
@@ -224,18 +224,34 @@ out:
     return st;
 }
 
-upg_status upg_container_parse(upg_span bytes, const char *name, upg_container **container,
-                               upg_error *err)
+static upg_status parse_as(bool is_verified, upg_span bytes, const char *name,
+                           upg_container **container, upg_error *err)
 {
     upg_container *c = upg_calloc(1, sizeof *c, err);
-    upg_status     st = c ? parse(c, bytes, name, err) : UPG_E_NOMEM;
+    upg_status     st = UPG_E_NOMEM;
 
+    if (c != NULL) {
+        c->is_verified = is_verified;
+        st = parse(c, bytes, name, err);
+    }
     if (st != UPG_OK) {
         upg_container_close(c);
         c = NULL;
     }
     *container = c;
     return st;
+}
+
+upg_status upg_container_parse(upg_span bytes, const char *name, upg_container **container,
+                               upg_error *err)
+{
+    return parse_as(false, bytes, name, container, err);
+}
+
+upg_status upg_container_parse_verified(upg_span bytes, const char *name, upg_container **container,
+                                        upg_error *err)
+{
+    return parse_as(true, bytes, name, container, err);
 }
 
 upg_status upg_container_check_map(const upg_container *container, upg_error *err)

@@ -69,6 +69,7 @@ typedef struct upg_container {
     const char                 *options_json;          /* how the file was made; an object */
     /* private */
     upg_map        map;
+    bool           is_verified; /* all chunks matched their hashes before it was parsed */
     upg_st        *file;
     upg_hash_table hashes;
     upg_arena      arena;
@@ -80,6 +81,9 @@ upg_status upg_container_open(const char *path, upg_container **container, upg_e
 /** The same on bytes that the caller keeps alive, at a 64-byte boundary. */
 upg_status upg_container_parse(upg_span bytes, const char *name, upg_container **container,
                                upg_error *err);
+/** The same of bytes whose chunks have all been compared with their hashes: not again. */
+upg_status upg_container_parse_verified(upg_span bytes, const char *name, upg_container **container,
+                                        upg_error *err);
 /** NULL is fine. */
 void upg_container_close(upg_container *container);
 /** Whether the file still has what was read from it. Errors: E_IO naming it. */

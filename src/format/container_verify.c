@@ -126,7 +126,8 @@ upg_status upg_container_verify(const char *path, upg_pool *pool, const upg_list
         UPG_TRY(verify_chunks(map.bytes, &table, pool, listener, bad_offset, err));
     else /* where the table is, or the end, where it should have been */
         *bad_offset = table.covered > 0 ? table.covered : map.bytes.size;
-    UPG_TRY(upg_container_parse(map.bytes, path, &c, err)); /* fails when `found` did */
+    UPG_TRY(found == UPG_OK ? upg_container_parse_verified(map.bytes, path, &c, err)
+                            : upg_container_parse(map.bytes, path, &c, err)); /* fails as well */
     UPG_TRY(found);
 out:
     if (upg_map_check(&map, err) != UPG_OK) /* then it is no use to say what did not match */
