@@ -118,15 +118,13 @@ static void shards_change_midway(void **state)
 {
     static const struct {
         void (*happen)(void);
-        upg_status  status;
-        const char *word;
-        upg_status  resumed; /* as it is left; OK: nothing of it is left */
-        const char *resumed_word;
+        const char *word, *resumed_word; /* NULL: it can be resumed as it is left */
+        upg_status  status, resumed;
     } cases[] = {
-        { disk_fails, UPG_E_IO, "lost its bytes", UPG_OK, NULL },
-        { is_cut, UPG_E_DATA, "changed while it was read", UPG_E_FORMAT, second_shard },
-        { is_removed, UPG_E_IO, "is gone", UPG_E_NOT_FOUND, second_shard },
-        { is_written, UPG_E_DATA, "changed while it was read", UPG_E_DATA, "has changed since" },
+        { disk_fails, "lost its bytes", NULL, UPG_E_IO, UPG_OK },
+        { is_cut, "changed while it was read", second_shard, UPG_E_DATA, UPG_E_FORMAT },
+        { is_removed, "is gone", second_shard, UPG_E_IO, UPG_E_NOT_FOUND },
+        { is_written, "changed while it was read", "has changed since", UPG_E_DATA, UPG_E_DATA },
     };
     upg_job_settings first = settings_of(false, false), again = settings_of(false, true);
     struct stat      info;
