@@ -84,6 +84,12 @@ const cli_option cli_compress_options[] = {
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, no_outliers),
       .help = "keeps no single weights or columns beside the code" },
+    { .name = "no-tune",
+      .type = CLI_FLAG,
+      .offset = offsetof(compress_args, no_tune),
+      .help = "leaves row scales and norms as coding left them: faster,\n"
+              "and worse; at --effort fast or on a GPU they always\n"
+              "are" },
     { .name = "plan-only",
       .type = CLI_FLAG,
       .offset = offsetof(compress_args, plan_only),
@@ -277,6 +283,7 @@ void cli_compress_how(const compress_args *args, upg_compress_options *how)
     how->independent = args->independent;
     (void)find_effort(args->effort, &how->effort); /* cli_compress_check looked */
     how->without_outliers = args->no_outliers;
+    how->without_tuning = args->no_tune;
     how->threads = args->threads;
     how->max_memory = args->max_memory;
     how->seed = args->seed;

@@ -10,7 +10,7 @@ typedef struct compress_args {
     double      bpw;
     uint32_t    threads, evaluation_windows;
     uint64_t    size, max_memory, seed;
-    bool        force, json, plan_only, quiet, no_calibration, independent, no_outliers;
+    bool        force, json, plan_only, quiet, no_calibration, independent, no_outliers, no_tune;
     bool        resume, no_journal, json_progress;
 } compress_args;
 

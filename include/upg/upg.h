@@ -387,9 +387,13 @@ typedef struct upg_compress_options {
                        * the journal, and each worker codes what no other one does. With
                        * independent calibration or none; NULL = alone. Outlives the job */
     upg_effort  effort;
-    const char *device; /* what encodes and calibrates: NULL or "cpu"; "cuda", "cuda:N"; "auto": a
-                         * GPU where there is one. Sums are in another order on a GPU: another file,
-                         * as good, and the same again on the same kind of GPU */
+    const char *device;  /* what encodes and calibrates: NULL or "cpu"; "cuda", "cuda:N"; "auto": a
+                          * GPU where there is one. Sums are in another order on a GPU: another file,
+                          * as good, and the same again on the same kind of GPU */
+    bool without_tuning; /* keep row scales and norms as coding left them. Else they are tuned end
+                          * to end on the calibration text, for no bytes and about a fifth of the
+                          * time; never at UPG_EFFORT_FAST, on a GPU, or where max_memory does not
+                          * suffice */
 } upg_compress_options;
 
 /** Reads the headers, checks shapes and types, plans the rates; encodes nothing.
@@ -422,7 +426,7 @@ typedef struct upg_estimate {
     /* estimated: work counted, divided by rates that were measured for a few seconds */
     double seconds;                                  /* the sum of the next three */
     double plan_seconds, text_seconds, code_seconds; /* sensitivities, outliers; the text through
-                                                      * the model, its moments; coding */
+                                                      * the model, its moments, tuning; coding */
     double code_rate, product_rate; /* measured, all threads: weights to nearest a second; flops a
                                      * second, 0 without calibration */
     double   measured_seconds;      /* how long that took */

@@ -36,10 +36,11 @@ def _options(hooks: Hooks, bits_per_parameter: float, max_file_bytes: int,
              calibration: str | os.PathLike[str] | None, threads: int, max_memory: int, seed: int,
              overwrite: bool, independent: bool, evaluation: str | os.PathLike[str] | None,
              evaluation_windows: int, outliers: bool, effort: str, journal: bool, resume: bool,
-             join: str | os.PathLike[str] | None) -> tuple[Any, list[Any]]:
+             join: str | os.PathLike[str] | None, tuning: bool,
+             device: str | None) -> tuple[Any, list[Any]]:
     """A upg_compress_options, and the texts that it points to."""
     texts = [ffi.NULL if text is None else ffi.new("char[]", path_bytes(text))
-             for text in (calibration, evaluation, join)]
+             for text in (calibration, evaluation, join, device)]
     options = ffi.new("upg_compress_options *")
     options.struct_size = ffi.sizeof("upg_compress_options")
     try:
@@ -49,10 +50,10 @@ def _options(hooks: Hooks, bits_per_parameter: float, max_file_bytes: int,
     except (OverflowError, TypeError) as e:
         raise errors.ArgumentError("bits_per_parameter, max_file_bytes, threads, max_memory, "
                                    f"seed, evaluation_windows: {e}") from None
-    options.calibration, options.evaluation, options.join = texts
+    options.calibration, options.evaluation, options.join, options.device = texts
     options.journal, options.resume = journal or resume, resume
     options.overwrite, options.independent = overwrite, independent
-    options.without_outliers = not outliers
+    options.without_outliers, options.without_tuning = not outliers, not tuning
     if effort not in EFFORTS:
         raise errors.ArgumentError(f"effort: {effort!r} is none of {', '.join(EFFORTS)}")
     options.effort = EFFORTS.index(effort)
@@ -70,13 +71,15 @@ class Compression(Closable):
                  independent: bool = False, evaluation: str | os.PathLike[str] | None = None,
                  evaluation_windows: int = 0, outliers: bool = True, effort: str = "default",
                  journal: bool = False, resume: bool = False,
-                 join: str | os.PathLike[str] | None = None,
+                 join: str | os.PathLike[str] | None = None, tuning: bool = True,
+                 device: str | None = None,
                  progress: ProgressCallback | None = None) -> None:
         """Reads the headers and plans the rates; encodes nothing. Arguments: see compress()."""
         self._hooks = Hooks(progress)
         options, _texts = _options(self._hooks, bits_per_parameter, max_file_bytes, calibration,
                                    threads, max_memory, seed, overwrite, independent, evaluation,
-                                   evaluation_windows, outliers, effort, journal, resume, join)
+                                   evaluation_windows, outliers, effort, journal, resume, join,
+                                   tuning, device)
         out, error = ffi.new("upg_compress **"), new_error()
         status = lib.upg_compress_open(path_bytes(checkpoint), path_bytes(output), options, out,
                                        error)
@@ -117,7 +120,8 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
              independent: bool = False, evaluation: str | os.PathLike[str] | None = None,
              evaluation_windows: int = 0, outliers: bool = True, effort: str = "default",
              journal: bool = False, resume: bool = False,
-             join: str | os.PathLike[str] | None = None,
+             join: str | os.PathLike[str] | None = None, tuning: bool = True,
+             device: str | None = None,
              progress: ProgressCallback | None = None) -> Compressed:
     """Compresses a Hugging Face checkpoint (safetensors folder) into one .upg file.
 
@@ -144,6 +148,9 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
     join                a folder that all workers of this job see: it is the journal, and each codes
                         what no other one does; with independent=True or calibration="". Every
                         worker returns when the file is there, whoever wrote it
+    tuning              tune row scales and norms end to end on the calibration text, where effort
+                        is not "fast", no device is named and max_memory suffices
+    device              what encodes and calibrates: None or "cpu", "cuda", "cuda:N", or "auto"
     progress            gets Progress at most ten times a second; what it raises cancels, and so
                         does Ctrl-C: nothing of the output remains then but the journal, if any
 
@@ -158,7 +165,7 @@ def compress(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
                      independent=independent, evaluation=evaluation,
                      evaluation_windows=evaluation_windows, outliers=outliers,
                      effort=effort, journal=journal, resume=resume, join=join,
-                     progress=progress) as job:
+                     tuning=tuning, device=device, progress=progress) as job:
         return job.run()
 
 

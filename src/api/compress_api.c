@@ -100,6 +100,7 @@ static upg_status open_job(const char *checkpoint, const char *output,
     settings.independent = o.independent;
     settings.quick = quick;
     settings.without_outliers = o.without_outliers;
+    settings.without_tuning = o.without_tuning;
     settings.effort = upg_effort_find((uint32_t)o.effort);
     if (settings.effort == NULL)
         UPG_TRY(upg_fail(err, UPG_E_ARG, "effort is %d; levels are 0 (default) to %d",
@@ -215,6 +216,7 @@ static upg_status estimate_time(const upg_job *job, const upg_compress_options *
     upg_status        st;
 
     upg_job_windows(job, &work.n_windows, &work.window, &work.plan_windows);
+    upg_job_tuning(job, &work.tune_windows, &work.tune_epochs);
     UPG_TRY(upg_pool_create(o->threads, &pool, err));
     UPG_TRY(upg_time_estimate_make(&work, pool, &time, err));
     e->plan_seconds = time.plan_seconds;

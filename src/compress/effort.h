@@ -9,6 +9,8 @@ typedef struct upg_effort_level {
     uint32_t    code_length;         /* L: a step more doubles what encoding takes */
     uint32_t    calibration_windows; /* at most */
     uint32_t    plan_windows;        /* of those, for the plan */
+    uint32_t    tune_windows;        /* of those, for tuning; 0: none */
+    uint32_t    tune_epochs;         /* how often each is used */
 } upg_effort_level;
 
 /** In the order of upg_effort (upg.h): default, fast, high, max; NULL past them. */

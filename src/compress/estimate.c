@@ -11,6 +11,7 @@
 #include "compress/layer_math.h"
 #include "compress/moments.h"
 #include "compress/outlier_search.h"
+#include "compress/tune.h"
 
 enum {
     SAMPLE_ROWS = 2048,
@@ -380,6 +381,34 @@ static double plan_flops(const upg_workload *work)
     return flops;
 }
 
+/* Passes of tokens through the exact model once, the coded one forward twice (its activations are
+ * not kept) and backward; windows held back twice forward. */
+static double tune_flops(const upg_workload *work)
+{
+    uint32_t held = upg_tune_held(work->tune_windows);
+    double   window = work->window, flops = 0, layers, head;
+
+    if (work->tune_windows == 0)
+        return 0;
+    head = window * (2.0 * work->tune_windows +
+                     (2.0 + 3.0 * work->tune_epochs) * (work->tune_windows - held));
+    layers = window * (work->tune_windows + 2.0 * held +
+                       3.0 * work->tune_epochs * (work->tune_windows - held));
+    for (uint32_t i = 0; i < upg_weights_matrix_count(work->weights); i++) {
+        const upg_matrix *m = upg_weights_matrix(work->weights, i);
+        bool is_head = m == (work->weights->config.tied_embeddings ? &work->weights->embed
+                                                                   : &work->weights->head);
+
+        if (m->role == UPG_ROLE_Q)
+            flops += attention_flops(work, layers);
+        if (is_head)
+            flops += 2 * (double)m->n_rows * m->n_cols * head;
+        else if (m->role != UPG_ROLE_EMBED)
+            flops += 2 * (double)m->n_rows * m->n_cols * layers;
+    }
+    return flops;
+}
+
 static double all_weights(const upg_plan *plan)
 {
     double weights = 0;
@@ -403,7 +432,7 @@ static void compute(estimator *e, upg_time_estimate *t)
         return;
     t->product_rate = 1 / e->flop_seconds;
     t->plan_seconds += plan_flops(e->work) * e->flop_seconds;
-    t->text_seconds = text_flops(e->work) * e->flop_seconds;
+    t->text_seconds = (text_flops(e->work) + tune_flops(e->work)) * e->flop_seconds;
 }
 
 upg_status upg_time_estimate_make(const upg_workload *work, upg_pool *pool,

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "compress/tune.h"
 #include "tokenizer/tokenizer.h"
 
 #define MAX_BITS      32.0
@@ -62,8 +63,10 @@ static bool wants_calibration(const upg_job *job)
 
 static uint64_t peak_memory(const upg_job *job)
 {
-    return job->plan_memory.bytes > job->encode_memory.bytes ? job->plan_memory.bytes
-                                                             : job->encode_memory.bytes;
+    uint64_t most = job->plan_memory.bytes;
+
+    most = job->encode_memory.bytes > most ? job->encode_memory.bytes : most;
+    return job->tune_memory.bytes > most ? job->tune_memory.bytes : most;
 }
 
 static upg_status open_journal(upg_job *job, upg_error *err)
@@ -181,14 +184,17 @@ static uint64_t streams_bytes(const upg_job *job)
 uint64_t upg_job_spilled(const upg_job *job)
 {
     uint64_t window = (uint64_t)job->calibration.window * job->weights->config.hidden;
-    uint64_t planning = 0, encoding = 0;
+    uint64_t planning = 0, encoding = 0, tuning = 0;
 
     if (job->plan_memory.spill)
         planning = (job->weights->config.n_layers + UINT64_C(1)) * upg_job_plan_windows(job) *
                    window * sizeof(float);
     if (job->encode_memory.spill)
         encoding = streams_bytes(job);
-    return planning > encoding ? planning : encoding;
+    if (job->tune_memory.spill)
+        tuning = upg_tune_slots(job->weights, upg_job_tune_windows(job)) * window * sizeof(float);
+    planning = planning > encoding ? planning : encoding;
+    return planning > tuning ? planning : tuning;
 }
 
 uint64_t upg_job_journal(const upg_job *job, bool streams)
@@ -226,6 +232,12 @@ void upg_job_windows(const upg_job *job, uint32_t *n_windows, uint32_t *window,
     *n_windows = job->calibration.n_windows;
     *window = job->calibration.window;
     *used_to_plan = upg_job_plan_windows(job);
+}
+
+void upg_job_tuning(const upg_job *job, uint32_t *n_windows, uint32_t *epochs)
+{
+    *n_windows = upg_job_tunes(job) ? upg_job_tune_windows(job) : 0;
+    *epochs = upg_job_effort(job)->tune_epochs;
 }
 
 void upg_job_close(upg_job *job)

@@ -32,6 +32,7 @@ typedef struct upg_job_settings {
                        * another; costs some quality */
     const upg_effort_level *effort;           /* NULL = the default */
     bool                    without_outliers; /* all weights stay in the code */
+    bool                    without_tuning;   /* scales and norms stay as coding left them */
     bool quick; /* plans without reading weights or running text: rates follow from shapes alone */
     bool journal; /* keeps what was done in OUTPUT.journal, so that a run that ended early can be
                    * resumed */
@@ -73,6 +74,8 @@ const upg_weights *upg_job_weights(const upg_job *job);
 const upg_plan    *upg_job_plan(const upg_job *job);
 void               upg_job_windows(const upg_job *job, uint32_t *n_windows, uint32_t *window,
                                    uint32_t *plan_windows);
-void               upg_job_close(upg_job *job);
+/** Windows for tuning, 0 = none, and how often each is used. */
+void upg_job_tuning(const upg_job *job, uint32_t *n_windows, uint32_t *epochs);
+void upg_job_close(upg_job *job);
 
 #endif

@@ -22,7 +22,8 @@ struct upg_job {
     upg_token_windows    calibration;
     upg_buffer           options_json, plan_json, result_json;
     upg_job_summary      summary;
-    upg_memory_choice    plan_memory, encode_memory;
+    upg_memory_choice    plan_memory, encode_memory, tune_memory; /* no threads: no tuning */
+    bool                 keeps_decoded;                           /* while it is tuned */
     upg_leases          *leases;  /* while it runs together with others */
     upg_journal         *journal; /* NULL: nothing is kept */
     upg_compress_device *device;  /* NULL: the CPU */
@@ -35,7 +36,9 @@ struct upg_job {
 upg_status              upg_job_make_plan(upg_job *job, upg_error *err);
 const upg_effort_level *upg_job_effort(const upg_job *job);
 /** Windows of the calibration that planning runs. */
-uint32_t        upg_job_plan_windows(const upg_job *job);
+uint32_t upg_job_plan_windows(const upg_job *job);
+/** Copies n windows evenly spread over those of the calibration, the job's: i32 [n][window]. */
+int32_t        *upg_job_spread_windows(upg_job *job, uint32_t n, upg_error *err);
 upg_calibration upg_job_calibration(const upg_job *job);
 upg_journal_key upg_job_key(upg_job *job);
 /** Vector number index of the file: norms, in file order. */
@@ -52,6 +55,18 @@ upg_status upg_job_encode_to_file(upg_job *job, upg_pool *pool, upg_container_wr
 /** Writes what the journal has, in file order. */
 upg_status upg_job_assemble(upg_job *job, upg_container_writer *writer, upg_error *err);
 upg_status upg_job_write_vectors(upg_job *job, upg_container_writer *writer, upg_error *err);
+
+/* job_tune.c */
+
+/** Windows of the calibration that tuning would run; 0: none is wanted, or the text is too short.
+ */
+uint32_t upg_job_tune_windows(const upg_job *job);
+/** Whether there is memory for it, and with how many threads: job->tune_memory. Where there is not
+ * enough, nothing is tuned. */
+void upg_job_choose_tuning(upg_job *job, uint32_t threads, uint64_t limit);
+bool upg_job_tunes(const upg_job *job);
+/** Tunes what was written, all of it, and writes scales, norms and errors anew. */
+upg_status upg_job_tune(upg_job *job, upg_container_writer *writer, upg_error *err);
 
 /* job.c */
 

@@ -149,11 +149,9 @@ uint32_t upg_job_plan_windows(const upg_job *job)
     return n < upg_job_effort(job)->plan_windows ? n : upg_job_effort(job)->plan_windows;
 }
 
-/* Copies windows evenly spread over those of the calibration: i32 [plan_windows][window]. */
-static int32_t *spread_windows(upg_job *job, upg_error *err)
+int32_t *upg_job_spread_windows(upg_job *job, uint32_t n, upg_error *err)
 {
     const upg_token_windows *all = &job->calibration;
-    uint32_t                 n = upg_job_plan_windows(job);
     int32_t *tokens = upg_arena_alloc(&job->arena, (size_t)n * all->window, sizeof *tokens, err);
 
     for (size_t w = 0; tokens != NULL && w < n; w++)
@@ -171,7 +169,7 @@ static upg_status measure_plan(upg_job *job, upg_error *err)
     upg_meter          meter;
     uint32_t           n = upg_job_plan_windows(job), flags = upg_cpu_flags();
     upg_encode_context context = { NULL, &kernels, flags, job->settings.seed, &meter };
-    int32_t           *tokens = spread_windows(job, err);
+    int32_t           *tokens = upg_job_spread_windows(job, n, err);
 
     UPG_TRY(tokens != NULL ? UPG_OK : UPG_E_NOMEM);
     upg_kernels_select(flags, &kernels);
@@ -202,6 +200,7 @@ static upg_status find_outliers(upg_job *job, upg_error *err)
 static upg_status write_recipe(upg_job *job, upg_error *err)
 {
     const upg_job_settings *s = &job->settings;
+    bool                    tunes = upg_job_tunes(job);
     upg_job_recipe          recipe = { .seed = s->seed,
                                        .max_file_bytes = s->max_file_bytes,
                                        .bits_per_parameter = s->bits_per_parameter,
@@ -212,6 +211,8 @@ static upg_status write_recipe(upg_job *job, upg_error *err)
                                        .without_outliers = s->without_outliers,
                                        .damping = UPG_DEFAULT_DAMPING,
                                        .plan_windows = upg_job_plan_windows(job),
+                                       .tune_windows = tunes ? upg_job_tune_windows(job) : 0,
+                                       .tune_epochs = upg_job_effort(job)->tune_epochs,
                                        .text_bytes = s->calibration.size,
                                        .text_tokens = job->calibration.n_tokens,
                                        .n_windows = job->calibration.n_windows,
@@ -229,11 +230,16 @@ upg_calibration upg_job_calibration(const upg_job *job)
                                job->calibration.window, !job->settings.independent, 0 };
 }
 
+static uint64_t memory_limit(const upg_job *job)
+{
+    return job->settings.max_memory != 0 ? job->settings.max_memory : DEFAULT_MEMORY;
+}
+
 /* Refuses a memory limit that nothing fits, before anything of size is allocated. */
 static upg_status choose_memory(upg_job *job, upg_error *err)
 {
-    uint64_t limit = job->settings.max_memory != 0 ? job->settings.max_memory : DEFAULT_MEMORY;
-    uint64_t kept = (uint64_t)job->calibration.n_windows * job->calibration.window * 4;
+    uint64_t        limit = memory_limit(job);
+    uint64_t        kept = (uint64_t)job->calibration.n_windows * job->calibration.window * 4;
     upg_calibration calibration = upg_job_calibration(job);
 
     for (uint32_t i = 0; i < job->plan.n_candidates; i++)
@@ -284,6 +290,7 @@ upg_status upg_job_make_plan(upg_job *job, upg_error *err)
     if (job->journal != NULL)
         job->plan.reader = (upg_matrix_reader) { note_read, &job->input };
     upg_plan_set_length(&job->plan, upg_job_effort(job)->code_length);
+    upg_job_choose_tuning(job, threads_of(job), memory_limit(job));
     UPG_TRY(write_recipe(job, err));
     job->file_plan.options_json = job->options_json.data;
     plan_parts(job);

@@ -113,6 +113,10 @@ upg_status upg_job_report_recipe(const upg_job_recipe *r, upg_buffer *json, upg_
                                       r->independent ? "independent" : "sequential", "damping",
                                       r->damping, "plan", "fisher", "plan_windows",
                                       (int)r->plan_windows));
+    if (r->tune_windows > 0)
+        json_object_set_new(
+            root, "tuning",
+            json_pack("{s:i,s:i}", "windows", (int)r->tune_windows, "epochs", (int)r->tune_epochs));
     return dump(root, json, err);
 }
 

@@ -28,6 +28,7 @@ typedef struct upg_job_recipe {
     bool        independent, without_outliers;
     double      damping;
     uint32_t    plan_windows;
+    uint32_t    tune_windows, tune_epochs; /* 0 = scales and norms are not tuned */
     /* calibration; n_windows 0 = none, round to nearest */
     uint64_t text_bytes, text_tokens;
     uint32_t n_windows, window;

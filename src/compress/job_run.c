@@ -220,6 +220,8 @@ static upg_status do_everything(upg_job *job, upg_error *err)
         goto out;
     }
     UPG_TRY(upg_job_write_vectors(job, writer, err));
+    if (upg_job_tunes(job))
+        UPG_TRY(upg_job_tune(job, writer, err));
     UPG_TRY(finish(job, pool, writer, start, err));
     UPG_TRY(upg_input_check(&job->input, err)); /* of what was lost zeros were read, for instance */
     st = give_name(job, writer, err);

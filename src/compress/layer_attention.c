@@ -4,10 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Turns all heads of x f32 [n_tokens][n_heads · head_dim]; direction −1 is the transposed turn,
- * which carries gradients back. */
-static void turn_heads(const upg_model_config *c, const upg_layer_buffers *b, uint32_t n_heads,
-                       float direction, float *x)
+void upg_attention_turn(const upg_model_config *c, const upg_layer_buffers *b, uint32_t n_heads,
+                        float direction, float *x)
 {
     uint32_t half = c->rope.rotary_dims / 2;
 
@@ -78,8 +76,8 @@ void upg_attention_forward(const upg_layer_f32 *layer, upg_layer_buffers *b)
     const upg_model_config *config = layer->config;
     int                     n = (int)b->n_tokens, d = (int)config->head_dim;
 
-    turn_heads(config, b, config->n_heads, 1, b->q);
-    turn_heads(config, b, config->n_kv_heads, 1, b->k);
+    upg_attention_turn(config, b, config->n_heads, 1, b->q);
+    upg_attention_turn(config, b, config->n_kv_heads, 1, b->k);
     for (uint32_t h = 0; h < config->n_heads; h++) {
         const float *v =
             b->v + (size_t)(h / (config->n_heads / config->n_kv_heads)) * config->head_dim;
@@ -130,6 +128,6 @@ void upg_attention_backward(const upg_layer_f32 *layer, upg_layer_buffers *b, co
         head_product(b, CblasTrans, CblasNoTrans, width, n, scale, b->score_gradient, n,
                      b->q + q_at, q_stride, 1.0f, b->gradient[UPG_LAYER_K] + kv_at, kv_stride);
     }
-    turn_heads(config, b, config->n_heads, -1, b->gradient[UPG_LAYER_Q]);
-    turn_heads(config, b, config->n_kv_heads, -1, b->gradient[UPG_LAYER_K]);
+    upg_attention_turn(config, b, config->n_heads, -1, b->gradient[UPG_LAYER_Q]);
+    upg_attention_turn(config, b, config->n_kv_heads, -1, b->gradient[UPG_LAYER_K]);
 }

@@ -169,6 +169,14 @@ void upg_rmsnorm_backward(uint32_t n, uint32_t width, const float *x, const floa
     }
 }
 
+void upg_column_products(uint32_t n, uint32_t width, const float *a, const float *b, float *sums)
+{
+    memset(sums, 0, width * sizeof *sums);
+    for (uint32_t t = 0; t < n; t++, a += width, b += width)
+        for (uint32_t i = 0; i < width; i++)
+            sums[i] += a[i] * b[i];
+}
+
 /* ---- forward -------------------------------------------------------------------------------- */
 
 static float sigmoid(float x)
@@ -271,6 +279,9 @@ void upg_layer_backward(const upg_layer_f32 *layer, upg_layer_buffers *b, const 
     swiglu_backward(b, b->wide);
     apply_backward(layer, b, UPG_LAYER_GATE, false, b->narrow);
     apply_backward(layer, b, UPG_LAYER_UP, true, b->narrow);
+    if (b->ffn_norm_gradient != NULL)
+        upg_column_products(b->n_tokens, b->hidden, b->input[UPG_INPUT_FFN], b->narrow,
+                            b->ffn_norm_gradient);
     upg_rmsnorm_backward(b->n_tokens, b->hidden, b->middle, layer->ffn_norm, c->norm_eps, b->narrow,
                          gradient);
     memcpy(b->gradient[UPG_LAYER_O], gradient, bytes);
@@ -279,6 +290,9 @@ void upg_layer_backward(const upg_layer_f32 *layer, upg_layer_buffers *b, const 
     apply_backward(layer, b, UPG_LAYER_Q, false, b->narrow);
     apply_backward(layer, b, UPG_LAYER_K, true, b->narrow);
     apply_backward(layer, b, UPG_LAYER_V, true, b->narrow);
+    if (b->attention_norm_gradient != NULL)
+        upg_column_products(b->n_tokens, b->hidden, b->input[UPG_INPUT_ATTENTION], b->narrow,
+                            b->attention_norm_gradient);
     upg_rmsnorm_backward(b->n_tokens, b->hidden, state_in, layer->attention_norm, c->norm_eps,
                          b->narrow, gradient);
 }

@@ -50,6 +50,9 @@ typedef struct upg_layer_buffers {
     float   *scores, *score_gradient;      /* [n_tokens][n_tokens] */
     float   *cosine, *sine;                /* [n_tokens][rotary_dims / 2] */
     float   *wide, *narrow;                /* scratch: [n_tokens][ffn or q_width], [..][hidden] */
+    /* NULL, or [hidden]: upg_layer_backward leaves the gradients at ln of the norms' weights there
+     */
+    float *attention_norm_gradient, *ffn_norm_gradient;
 } upg_layer_buffers;
 
 upg_matrix     *upg_layer_matrix_of(upg_layer_weights *layer, upg_layer_matrix which);
@@ -90,6 +93,9 @@ void upg_rmsnorm_forward(uint32_t n, uint32_t width, const float *x, const float
 /** dx += the gradient at x, given d = the gradient at out. */
 void upg_rmsnorm_backward(uint32_t n, uint32_t width, const float *x, const float *weight,
                           float eps, const float *d, float *dx);
+/** sums[i] = Σ over rows t of a[t][i]·b[t][i], all f32 [n][width]: with b the gradient at a, what
+ * multiplying all of column i would change. */
+void upg_column_products(uint32_t n, uint32_t width, const float *a, const float *b, float *sums);
 /** y = x·wᵀ (+ y when add). x f32 [n][cols], w f32 [rows][cols], y f32 [n][rows]. */
 void upg_product(uint32_t n, uint32_t rows, uint32_t cols, const float *x, const float *w, bool add,
                  float *y);

@@ -448,8 +448,11 @@ static void the_file_is_the_model(void **state)
                 if (!(found > 0 && fabs(a->relative_error - found) < 1e-3 * found + 1e-6))
                     fail_msg("%s: error %g, the file says %g", a->name, found, a->relative_error);
             }
-            assert_memory_equal(coded->final_norm.values, dense->final_norm.values,
-                                dense->config.hidden * sizeof(float));
+            for (uint32_t j = 0; j < dense->config.hidden; j++) { /* tuned with the text alone */
+                float was = dense->final_norm.values[j], is = coded->final_norm.values[j];
+
+                assert_true(calibrated ? fabsf(is - was) <= .2f * fabsf(was) : is == was);
+            }
             upg_weights_close(coded);
             upg_weights_close(dense);
         }
