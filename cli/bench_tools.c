@@ -41,7 +41,8 @@ upg_status bench_open(const bench_args *args, uint32_t threads, upg_model **mode
                                   .threads = threads,
                                   .max_memory = args->model.max_memory,
                                   .lut8 = args->model.lut8,
-                                  .unfused = args->model.unfused };
+                                  .unfused = args->model.unfused,
+                                  .unpinned = args->model.unpinned };
     cli_model_args    with_threads = args->model;
     cli_progress      progress;
 

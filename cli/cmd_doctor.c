@@ -29,6 +29,8 @@ static int print_json(const cli_command *command, const upg_machine_info *m)
     cli_json_text(object, "cpu", m->cpu);
     cli_json_text(object, "isa", m->isa);
     cli_json_u64(object, "cores", m->cores);
+    cli_json_text(object, "topology", m->topology);
+    json_object_set_new(object, "pinned", json_boolean(m->pinned));
     cli_json_u64(object, "memory_total", m->memory_total);
     cli_json_u64(object, "memory_available", m->memory_available);
     cli_json_real(object, "read_gb_s_1", m->read_gb_s_1);
@@ -50,6 +52,8 @@ static int print_text(const upg_machine_info *m)
 
     printf("upg             %s\n", upg_version());
     printf("processor       %s, %" PRIu32 " cores\n", m->cpu, m->cores);
+    printf("topology        %s; threads %s\n", m->topology,
+           m->pinned ? "are bound to cores" : "are left to the system");
     printf("instructions    %s\n", m->isa);
     printf("memory          %s, %s available\n", cli_size_text(m->memory_total, total),
            cli_size_text(m->memory_available, available));

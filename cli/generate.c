@@ -36,6 +36,11 @@ const cli_option cli_model_options[] = {
       .offset = offsetof(cli_model_args, lut8),
       .help = "few tokens by tables of 8 bits: a little faster on CPUs\n"
               "with AVX2 alone, a little less exact" },
+    { .name = "no-pin",
+      .type = CLI_FLAG,
+      .offset = offsetof(cli_model_args, unpinned),
+      .help = "leaves threads to the system instead of binding them to\n"
+              "cores, as is better where others use these too" },
     { .name = "check",
       .type = CLI_FLAG,
       .offset = offsetof(cli_model_args, check),
@@ -161,6 +166,7 @@ upg_status cli_open_model(const char *path, const cli_model_args *args, cli_prog
         .hooks = cli_progress_hooks(progress),
         .lut8 = args->lut8,
         .unfused = args->unfused,
+        .unpinned = args->unpinned,
     };
     upg_status st = upg_model_open(path, &options, model, err);
 

@@ -17,7 +17,7 @@ typedef struct cli_model_args {
     const char *device;
     uint32_t    threads;
     uint64_t    max_memory;
-    bool        check, check_lazily, quiet, lut8, unfused;
+    bool        check, check_lazily, quiet, lut8, unfused, unpinned;
 } cli_model_args;
 
 /** Rows of an option table, for a cli_model_args. */

@@ -18,6 +18,7 @@ pkg-config      finds the libraries
 libjansson-dev  JSON: configurations and results
 libpcre2-dev    regular expressions of tokenizers
 libxxhash-dev   checksums of .upg files
+libhwloc-dev    cores and memories: where threads and data go
 libedit-dev     line editing in upg chat
 libopenblas-dev matrix factorisations when compressing'
 

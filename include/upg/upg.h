@@ -68,6 +68,9 @@ typedef struct upg_model_options {
                      * without AVX-512 about 7 % faster, a little less exact (docs/QUALITY.md) */
     bool unfused;   /* CPU: the program of plain ops (docs/OPS.md) instead of the fused one: the
                      * same numbers, slower; to measure what fusing gains */
+    bool unpinned; /* CPU: leave threads to the system. Default: with a thread for every core, those
+                    * that the library starts are bound to one each, and fewer to NUMA nodes, where
+                    * it was built with hwloc; the caller's never is */
 } upg_model_options;
 
 /** Opens a .upg file, or a checkpoint folder (safetensors, run unquantised).
@@ -320,6 +323,8 @@ typedef struct upg_machine_info {
     uint64_t memory_total, memory_available; /* bytes; 0 = not known */
     double read_gb_s_1, read_gb_s_all; /* measured now: plain reads by 1 thread and by all; GB/s */
     char   gpu[128];                   /* the first GPU that the driver shows, "" without one */
+    char topology[160]; /* "1 socket, 1 NUMA node, 2 cores, L2 2 x 1 MiB, L3 32 MiB", or why not */
+    bool pinned; /* a thread for every core, the default, is bound to it (upg_model_options) */
 } upg_machine_info;
 /** Measures for about a second. Errors: E_NOMEM. */
 UPG_FN upg_machine_describe(upg_machine_info *info, upg_error *err);

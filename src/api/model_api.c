@@ -31,8 +31,8 @@ static upg_status open_by(loader *load, const char *name, const upg_model_option
                           upg_model **model, upg_error *err)
 {
     upg_listener        listener = upg_hooks_listener(&o->hooks, NULL);
-    upg_engine_settings settings = { o->device, o->threads, o->verify, o->max_memory,
-                                     &listener, o->lut8,    o->unfused };
+    upg_engine_settings settings = { o->device, o->threads, o->verify,  o->max_memory,
+                                     &listener, o->lut8,    o->unfused, o->unpinned };
     upg_status          st = load(name, &settings, model, err);
 
     if (st == UPG_OK && (*model)->passed_over[0] != '\0')

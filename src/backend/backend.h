@@ -17,6 +17,7 @@ typedef struct upg_backend_options {
                             * of keeping them in fp32 */
     bool decode_kernels_only; /* cpu: take the single-row path for every batch size; cuda: run op by
                                * op, never a whole token in one launch (tests) */
+    bool        unpinned;     /* cpu: threads are left to the system (base/topology.h) */
     bool        lut8;         /* cpu: few rows by tables of 8 bits (kernels/quantised.h) */
     const char *device;       /* as given to upg_backend_find: "cuda:1"; NULL = the class's first */
 } upg_backend_options;
@@ -92,6 +93,8 @@ typedef struct upg_backend_class {
     /** Between pages, or between a page and host memory. */
     upg_status (*kv_copy)(upg_backend *backend, void *to, const void *from, size_t bytes,
                           upg_error *err);
+    /** NULL, or told of each new page in host memory: where it is to lie. Called as those above. */
+    void (*kv_place)(upg_backend *backend, uint8_t *page, size_t bytes);
 } upg_backend_class;
 
 extern const upg_backend_class upg_backend_ref; /* backend/ref/: scalar fp32, the oracle */

@@ -77,7 +77,7 @@ void *upg_realloc(void *old, size_t n, size_t size, upg_error *err)
     return report(bytes != 0 && may_allocate() ? realloc(old, bytes) : NULL, bytes, err);
 }
 
-void *upg_alloc_aligned(size_t bytes, upg_error *err)
+void *upg_alloc_untouched(size_t bytes, upg_error *err)
 {
     size_t   alignment = bytes >= LARGE_BYTES ? LARGE_ALIGNMENT : 64;
     uint64_t rounded;
@@ -86,9 +86,15 @@ void *upg_alloc_aligned(size_t bytes, upg_error *err)
     if (!upg_round_up_u64(bytes == 0 ? 1 : bytes, 64, &rounded) || rounded > PTRDIFF_MAX ||
         !may_allocate() || posix_memalign(&memory, alignment, (size_t)rounded) != 0)
         memory = NULL;
-    memory = report(memory, bytes, err);
-    if (memory != NULL)
-        memset(memory, 0, (size_t)rounded);
+    return report(memory, bytes, err);
+}
+
+void *upg_alloc_aligned(size_t bytes, upg_error *err)
+{
+    void *memory = upg_alloc_untouched(bytes, err);
+
+    if (memory != NULL) /* with what the rounding to 64 added */
+        memset(memory, 0, bytes == 0 ? 64 : (bytes + 63) / 64 * 64);
     return memory;
 }
 

@@ -17,6 +17,8 @@ void *upg_malloc(size_t n, size_t size, upg_error *err);
 void *upg_realloc(void *old, size_t n, size_t size, upg_error *err);
 /** `bytes` (rounded up to 64) zeroed bytes at a 64-byte boundary: for vectors that SIMD reads. */
 void *upg_alloc_aligned(size_t bytes, upg_error *err);
+/** The same, not zeroed: large memory lies where it is touched first. */
+void *upg_alloc_untouched(size_t bytes, upg_error *err);
 /** A NUL-terminated copy of `bytes` bytes of text. */
 char *upg_strndup(const char *text, size_t bytes, upg_error *err);
 /** Frees what any function above gave; NULL is fine. */

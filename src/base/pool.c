@@ -14,6 +14,7 @@
 #include "base/pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -39,6 +40,12 @@ typedef struct worker {
     uint32_t  index;
 } worker;
 
+typedef struct each_run {
+    atomic_uint done;
+    void (*run)(void *, uint32_t);
+    void *context;
+} each_run;
+
 struct upg_pool {
     uint32_t             n_threads; /* the caller included */
     uint32_t             n_started;
@@ -55,7 +62,8 @@ struct upg_pool {
     size_t   first;
     uint32_t n_items;
     void (*run)(void *, size_t, uint32_t);
-    void *context;
+    void    *context;
+    each_run each; /* of upg_pool_run_each */
 };
 
 static bool has_items(uint64_t ticket)
@@ -226,6 +234,26 @@ void upg_pool_run(upg_pool *pool, size_t n_items, void (*run)(void *, size_t, ui
         work(pool, 0);
         wait_finished(pool);
     }
+}
+
+/* A thread that waits for the others cannot take a second item. */
+static void run_and_wait(void *context, size_t item, uint32_t index)
+{
+    upg_pool *pool = context;
+
+    (void)item;
+    pool->each.run(pool->each.context, index);
+    atomic_fetch_add(&pool->each.done, 1);
+    while (atomic_load(&pool->each.done) < pool->n_threads)
+        sched_yield();
+}
+
+void upg_pool_run_each(upg_pool *pool, void (*run)(void *, uint32_t), void *context)
+{
+    pool->each.run = run;
+    pool->each.context = context;
+    atomic_store(&pool->each.done, 0);
+    upg_pool_run(pool, pool->n_threads, run_and_wait, pool);
 }
 
 uint32_t upg_pool_size(const upg_pool *pool)

@@ -16,8 +16,11 @@ typedef struct upg_pool upg_pool;
 upg_status upg_pool_create(uint32_t threads, upg_pool **pool, upg_error *err);
 /** Calls run(context, item, worker) for item = 0 … n_items - 1, worker < upg_pool_size, and returns
  * when all are done. Allocates nothing. One caller at a time. */
-void     upg_pool_run(upg_pool *pool, size_t                                          n_items,
-                      void (*run)(void *context, size_t item, uint32_t worker), void *context);
+void upg_pool_run(upg_pool *pool, size_t                                          n_items,
+                  void (*run)(void *context, size_t item, uint32_t worker), void *context);
+/** Calls run(context, worker) once on every thread of the pool, and returns when all are done: for
+ * what belongs to a thread, such as memory that it is to touch first. Waits for the slowest. */
+void upg_pool_run_each(upg_pool *pool, void (*run)(void *context, uint32_t worker), void *context);
 uint32_t upg_pool_size(const upg_pool *pool);
 /** Joins the threads. NULL is fine. */
 void upg_pool_close(upg_pool *pool);

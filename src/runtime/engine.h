@@ -49,6 +49,7 @@ struct upg_model {
     char                    *program_text, *quality_json;
     char passed_over[512]; /* why not on the device thought best; "" = it is on that */
     bool refused;          /* that device is there, but did not take the model */
+    bool unpinned;         /* threads are left to the system */
     bool lut8;             /* few rows are multiplied by tables of 8 bits */
 
     pthread_mutex_t   lock;
@@ -66,7 +67,7 @@ typedef struct upg_engine_settings {
     uint32_t            threads, verify;
     uint64_t            max_memory;
     const upg_listener *listener;
-    bool                lut8, unfused;
+    bool                lut8, unfused, unpinned;
 } upg_engine_settings;
 
 /** Errors: as upg_model_open. */

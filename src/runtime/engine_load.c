@@ -88,9 +88,11 @@ out:
 static upg_status create_backend(upg_model *m, const char *device, uint32_t max_rows,
                                  upg_error *err)
 {
-    upg_backend_options options = {
-        .threads = m->threads, .max_rows = max_rows, .device = device, .lut8 = m->lut8
-    };
+    upg_backend_options options = { .threads = m->threads,
+                                    .max_rows = max_rows,
+                                    .device = device,
+                                    .unpinned = m->unpinned,
+                                    .lut8 = m->lut8 };
 
     m->max_rows = max_rows;
     return m->class_->create(m->program, &options, &m->backend, err);
@@ -269,6 +271,7 @@ static upg_status load_by(loader *from, const char *name, const upg_engine_setti
     pthread_mutex_init(&m->lock, NULL);
     m->threads = settings->threads;
     m->lut8 = settings->lut8;
+    m->unpinned = settings->unpinned;
     upg_kernels_select(upg_cpu_flags(), &m->kernels);
     st = from(name, settings, m, err);
     if (st == UPG_OK)

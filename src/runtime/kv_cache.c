@@ -24,6 +24,8 @@ static upg_status create_page(upg_kv_cache *cache, uint8_t **page, atomic_uint *
                                                   page, err));
     else
         UPG_TRY((*page = upg_alloc_aligned(cache->layout.page_bytes, err)) ? UPG_OK : UPG_E_NOMEM);
+    if (!on_device(cache) && cache->memory.class_ != NULL && cache->memory.class_->kv_place != NULL)
+        cache->memory.class_->kv_place(cache->memory.backend, *page, cache->layout.page_bytes);
 out:
     if (st != UPG_OK)
         upg_free(*owners);

@@ -6,6 +6,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/system.h"
+#include "base/topology.h"
 #include "runtime/probe.h"
 
 enum { PASSES = 7 };
@@ -35,6 +36,16 @@ static upg_status bandwidth(uint32_t threads, double *gb_s, upg_error *err)
     return UPG_OK;
 }
 
+static void describe_topology(upg_machine_info *info)
+{
+    upg_topology *t = upg_topology_open();
+    char          place[64];
+
+    upg_topology_describe(t, info->topology, sizeof info->topology);
+    info->pinned = info->cores > 1 && upg_topology_place(t, info->cores, 1, place, sizeof place);
+    upg_topology_close(t);
+}
+
 upg_status upg_machine_measure(upg_machine_info *info, upg_error *err)
 {
     upg_status st;
@@ -43,6 +54,7 @@ upg_status upg_machine_measure(upg_machine_info *info, upg_error *err)
     upg_cpu_describe(upg_cpu_flags(), info->isa, sizeof info->isa);
     info->cores = upg_cpu_cores();
     upg_system_memory(&info->memory_total, &info->memory_available);
+    describe_topology(info);
     upg_system_gpu(info->gpu, sizeof info->gpu);
     UPG_TRY(bandwidth(1, &info->read_gb_s_1, err));
     UPG_TRY(bandwidth(0, &info->read_gb_s_all, err));

@@ -20,6 +20,7 @@ static void close_backend(upg_backend *backend)
     if (b == NULL)
         return;
     upg_pool_close(b->pool);
+    upg_topology_close(b->topology);
     upg_cpu_free_all(b);
     upg_free(b);
 }
@@ -31,6 +32,29 @@ static upg_status check_program(const upg_program *program, upg_error *err)
             return upg_fail(err, UPG_E_UNSUPPORTED, "the cpu backend has no op %s (op %u)",
                             upg_op_name(program->ops[i].code), i);
     return UPG_OK;
+}
+
+/* The caller's thread is the caller's own: it finds the place that the others leave. */
+static void bind_worker(void *context, uint32_t worker)
+{
+    const cpu_backend *b = context;
+
+    if (worker > 0)
+        (void)upg_topology_bind(b->topology, b->threads, worker);
+}
+
+static void place_threads(cpu_backend *b)
+{
+    if (b->threads == 1)
+        return;
+    b->topology = upg_topology_open();
+    if (b->topology == NULL)
+        return;
+    upg_pool_run_each(b->pool, bind_worker, b);
+    if (upg_topology_nodes(b->topology) > 1)
+        return; /* the pages of caches will ask it */
+    upg_topology_close(b->topology);
+    b->topology = NULL;
 }
 
 static upg_status create_backend(const upg_program *program, const upg_backend_options *options,
@@ -48,6 +72,8 @@ static upg_status create_backend(const upg_program *program, const upg_backend_o
     upg_kernels_select(upg_cpu_flags(), &b->kernels);
     UPG_TRY(upg_pool_create(options->threads, &b->pool, err));
     b->threads = upg_pool_size(b->pool);
+    if (!options->unpinned)
+        place_threads(b);
     UPG_TRY(upg_cpu_plan(b, err));
     UPG_TRY(upg_cpu_allocate(b, err));
     snprintf(b->description, sizeof b->description, "cpu %s%s, %u thread%s", b->kernels.name,
@@ -120,10 +146,16 @@ static uint64_t backend_memory(const upg_backend *backend)
     return ((const cpu_backend *)(const void *)backend)->memory;
 }
 
+static void place_page(upg_backend *backend, uint8_t *page, size_t bytes)
+{
+    upg_topology_interleave(cpu_of(backend)->topology, page, bytes);
+}
+
 const upg_backend_class upg_backend_cpu = { .name = "cpu",
                                             .times_ops = true,
                                             .create = create_backend,
                                             .run = run_batch,
                                             .describe = describe_backend,
                                             .memory = backend_memory,
-                                            .close = close_backend };
+                                            .close = close_backend,
+                                            .kv_place = place_page };

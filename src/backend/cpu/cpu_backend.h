@@ -15,6 +15,7 @@
 
 #include "backend/backend.h"
 #include "base/pool.h"
+#include "base/topology.h"
 #include "kernels/kernels.h"
 
 enum {
@@ -71,6 +72,8 @@ typedef struct cpu_softmax {
 /* One for each thread; 64-byte aligned parts. n_queries = CPU_QUERIES · heads that share a KV head
  */
 typedef struct cpu_worker {
+    uint8_t *memory; /* all of it, touched by its thread first */
+    size_t   memory_bytes;
     uint8_t *prepared; /* few rows: what bitdot reads, [CPU_FEW_ROWS][prepared_stride] */
     uint64_t product;  /* the one it was prepared for */
     float    factor[CPU_FEW_ROWS]; /* lut8: what u is to be multiplied by */
@@ -126,7 +129,8 @@ typedef struct cpu_backend {
     atomic_bool       bad; /* a value was no number; relaxed: read after the region's barrier */
     uint64_t          memory;
     char              description[64];
-    struct cpu_block *blocks; /* private to cpu_backend.c: all allocations */
+    struct cpu_block *blocks;   /* private to cpu_backend.c: all allocations */
+    upg_topology     *topology; /* NULL: one memory, or threads are left to the system */
 } cpu_backend;
 
 /* ---- cpu_memory.c: create ------------------------------------------------------------------- */

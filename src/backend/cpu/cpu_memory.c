@@ -4,6 +4,8 @@
  * sizes, since the form that bitdot reads is needed for a few rows only. */
 #include "backend/cpu/cpu_backend.h"
 
+#include <string.h>
+
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "program/op_table.h"
@@ -16,7 +18,8 @@ typedef struct cpu_block {
 
 _Static_assert(sizeof(cpu_block) == 64, "keeps what follows aligned");
 
-void *upg_cpu_alloc(cpu_backend *b, size_t n, size_t size, upg_error *err)
+/* n · size bytes; zeroed ones were touched by the caller's thread. */
+static void *take(cpu_backend *b, size_t n, size_t size, bool zeroed, upg_error *err)
 {
     uint64_t   bytes;
     cpu_block *block;
@@ -26,13 +29,19 @@ void *upg_cpu_alloc(cpu_backend *b, size_t n, size_t size, upg_error *err)
         (void)upg_fail(err, UPG_E_NOMEM, "scratch of %zu elements of %zu bytes", n, size);
         return NULL;
     }
-    block = upg_alloc_aligned((size_t)bytes, err);
+    block =
+        zeroed ? upg_alloc_aligned((size_t)bytes, err) : upg_alloc_untouched((size_t)bytes, err);
     if (block == NULL)
         return NULL;
     block->next = b->blocks;
     b->blocks = block;
     b->memory += bytes;
     return block + 1;
+}
+
+void *upg_cpu_alloc(cpu_backend *b, size_t n, size_t size, upg_error *err)
+{
+    return take(b, n, size, true, err);
 }
 
 void upg_cpu_free_all(cpu_backend *b)
@@ -221,37 +230,70 @@ static void measure_op(const cpu_backend *b, uint32_t op, extent *e)
     }
 }
 
-static upg_status allocate_worker(cpu_backend *b, cpu_worker *worker, const extent *e,
-                                  upg_error *err)
+/* Cuts memory into parts; without memory it only adds up what they take. */
+typedef struct carver {
+    uint8_t *memory;
+    uint64_t used; /* UINT64_MAX: more than there can be */
+} carver;
+
+static void *carve(carver *c, uint64_t n, uint64_t size)
 {
-    const upg_model_config *c = &b->program->weights->config;
+    void    *part = c->memory != NULL ? c->memory + c->used : NULL;
+    uint64_t bytes;
+
+    if (!upg_mul_u64(n, size, &bytes) || !upg_round_up_u64(bytes, 64, &bytes) ||
+        !upg_add_u64(c->used, bytes, &c->used))
+        c->used = UINT64_MAX;
+    return part;
+}
+
+static void lay_out_worker(const cpu_backend *b, cpu_worker *worker, const extent *e, carver *c)
+{
+    const upg_model_config *config = &b->program->weights->config;
     size_t decoded = CPU_TILE_ROWS * (size_t)(CPU_TILE_COLUMNS + UPG_GROUP_COLUMNS);
     size_t tile = b->max_rows * (size_t)CPU_TILE_ROWS, result = tile;
-    size_t queries = CPU_QUERIES * (size_t)(c->n_heads / c->n_kv_heads);
-    size_t all = queries * c->n_kv_heads;
+    size_t queries = CPU_QUERIES * (size_t)(config->n_heads / config->n_kv_heads);
+    size_t all = queries * config->n_kv_heads;
 
     if (decoded < round_up(e->all_cols, UPG_GROUP_COLUMNS))
         decoded = round_up(e->all_cols, UPG_GROUP_COLUMNS);
     if (result < e->result)
         result = e->result;
-    worker->decoded = upg_cpu_alloc(b, decoded, sizeof *worker->decoded, err);
-    worker->prepared = upg_cpu_alloc(b, b->max_rows < CPU_FEW_ROWS ? b->max_rows : CPU_FEW_ROWS,
-                                     b->prepared_stride, err);
-    worker->sums = upg_cpu_alloc(b, tile, sizeof *worker->sums, err);
-    worker->totals = upg_cpu_alloc(b, e->wide_sums ? tile : 1, sizeof *worker->totals, err);
-    worker->result = upg_cpu_alloc(b, result, sizeof *worker->result, err);
-    worker->query = upg_cpu_alloc(b, all * c->head_dim, sizeof(float), err);
-    worker->score = upg_cpu_alloc(b, queries * UPG_PAGE_TOKENS, sizeof(float), err);
-    worker->part = upg_cpu_alloc(b, all * c->head_dim, sizeof(float), err);
-    worker->softmax = upg_cpu_alloc(b, all, sizeof *worker->softmax, err);
-    worker->total = upg_cpu_alloc(b, queries * c->head_dim, sizeof(float), err);
-    worker->total_softmax = upg_cpu_alloc(b, queries, sizeof *worker->softmax, err);
-    /* The chain of blocks is complete only when every one came. */
-    return worker->prepared && worker->decoded && worker->sums && worker->totals &&
-                   worker->result && worker->query && worker->score && worker->part &&
-                   worker->softmax && worker->total && worker->total_softmax
-               ? UPG_OK
-               : UPG_E_NOMEM;
+    worker->decoded = carve(c, decoded, sizeof *worker->decoded);
+    worker->prepared =
+        carve(c, b->max_rows < CPU_FEW_ROWS ? b->max_rows : CPU_FEW_ROWS, b->prepared_stride);
+    worker->sums = carve(c, tile, sizeof *worker->sums);
+    worker->totals = carve(c, e->wide_sums ? tile : 1, sizeof *worker->totals);
+    worker->result = carve(c, result, sizeof *worker->result);
+    worker->query = carve(c, all * config->head_dim, sizeof(float));
+    worker->score = carve(c, queries * UPG_PAGE_TOKENS, sizeof(float));
+    worker->part = carve(c, all * config->head_dim, sizeof(float));
+    worker->softmax = carve(c, all, sizeof *worker->softmax);
+    worker->total = carve(c, queries * config->head_dim, sizeof(float));
+    worker->total_softmax = carve(c, queries, sizeof *worker->softmax);
+}
+
+static upg_status allocate_worker(cpu_backend *b, cpu_worker *worker, const extent *e,
+                                  upg_error *err)
+{
+    carver c = { 0 };
+
+    lay_out_worker(b, worker, e, &c);
+    worker->memory_bytes = (size_t)c.used;
+    c.memory = worker->memory = take(b, worker->memory_bytes, 1, false, err);
+    c.used = 0;
+    if (c.memory == NULL)
+        return UPG_E_NOMEM;
+    lay_out_worker(b, worker, e, &c);
+    return UPG_OK;
+}
+
+/* On the worker's own thread: where memory is touched first, there it lies. */
+static void clear_worker(void *context, uint32_t worker)
+{
+    cpu_backend *b = context;
+
+    memset(b->workers[worker].memory, 0, b->workers[worker].memory_bytes);
 }
 
 static upg_status allocate_attention(cpu_backend *b, upg_error *err)
@@ -312,6 +354,7 @@ upg_status upg_cpu_allocate(cpu_backend *b, upg_error *err)
     UPG_TRY(b->workers ? UPG_OK : UPG_E_NOMEM);
     for (uint32_t i = 0; i < b->threads; i++)
         UPG_TRY(allocate_worker(b, &b->workers[i], &e, err));
+    upg_pool_run_each(b->pool, clear_worker, b);
 out:
     return st;
 }
