@@ -7,7 +7,7 @@
 #include "compress/calibration_text.h"
 
 static const upg_effort_level levels[] = {
-    { "default", UPG_CODE_DEFAULT_LENGTH, UPG_CALIBRATION_WINDOWS, 8, 48, 1 },
+    { "default", UPG_CODE_DEFAULT_LENGTH, UPG_CALIBRATION_WINDOWS, 8, 40, 1 },
     { "fast", UPG_CODE_DEFAULT_LENGTH, UPG_CALIBRATION_WINDOWS / 4, 4, 0, 0 },
     { "high", 14, UPG_CALIBRATION_WINDOWS, 8, UPG_CALIBRATION_WINDOWS, 1 },
     { "max", 16, UPG_CALIBRATION_WINDOWS, 8, UPG_CALIBRATION_WINDOWS, 2 },

@@ -9,8 +9,11 @@
 #include "compress/moments.h"
 #include "compress/tune_impl.h"
 
-/* Of Adam; steps are in ln of a factor. */
-static const double RATE = .003, LAST_RATE = .05, DECAY1 = .9, DECAY2 = .99;
+/* Of Adam; steps are in ln of a factor. KL is quadratic in what coding did to a model, so that its
+ * square root is how large that is, and what there is to gain lies as far away: the rate is in
+ * proportion. A fixed rate that suits one model overshoots on another that lost less, until
+ * nothing is gained (docs/QUALITY.md). */
+static const double RATE_BY_LOSS = .012, LAST_RATE = .05, DECAY1 = .9, DECAY2 = .99;
 enum { WARM_STEPS = 4 };
 
 /* ---- windows ----------------------------------------------------------------------------------
@@ -93,6 +96,7 @@ static upg_status measure(upg_tuner *t, double *kl, upg_error *err)
 
 typedef struct adam {
     float   *mean, *square; /* f32 [n_factors] */
+    double   rate;          /* at its highest */
     double   power1, power2;
     uint32_t step, n_steps;
 } adam;
@@ -103,7 +107,7 @@ static double rate_of(const adam *a)
     double left = .5 * (1 + cos(3.14159265358979 * a->step / a->n_steps));
     double rise = a->step + 1 < WARM_STEPS ? (a->step + 1.0) / WARM_STEPS : 1;
 
-    return RATE * rise * (LAST_RATE + (1 - LAST_RATE) * left);
+    return a->rate * rise * (LAST_RATE + (1 - LAST_RATE) * left);
 }
 
 static void move(upg_tuner *t, adam *a)
@@ -140,11 +144,15 @@ static void freeze_some(const upg_tuner *t)
     }
 }
 
-static upg_status run_steps(upg_tuner *t, upg_error *err)
+/* loss: the KL before, of the windows held back */
+static upg_status run_steps(upg_tuner *t, double loss, upg_error *err)
 {
     upg_status st = UPG_OK;
-    adam a = { .power1 = 1, .power2 = 1, .n_steps = steps_of(t->in->n_windows, t->in->epochs) };
-    uint32_t *order = upg_arena_alloc(&t->arena, t->in->n_windows, sizeof *order, err);
+    adam       a = { .rate = RATE_BY_LOSS * sqrt(loss),
+                     .power1 = 1,
+                     .power2 = 1,
+                     .n_steps = steps_of(t->in->n_windows, t->in->epochs) };
+    uint32_t  *order = upg_arena_alloc(&t->arena, t->in->n_windows, sizeof *order, err);
 
     a.mean = upg_arena_alloc(&t->arena, t->n_factors, sizeof *a.mean, err);
     a.square = upg_arena_alloc(&t->arena, t->n_factors, sizeof *a.square, err);
@@ -347,7 +355,7 @@ upg_status upg_tune(const upg_tune_input *in, upg_tuning *tuning, upg_error *err
     UPG_TRY(upg_tuner_init(&t, in, err));
     UPG_TRY(upg_tuner_run_exact(&t, err));
     UPG_TRY(measure(&t, &tuning->kl_before, err));
-    UPG_TRY(run_steps(&t, err));
+    UPG_TRY(run_steps(&t, tuning->kl_before, err));
     UPG_TRY(measure(&t, &tuning->kl_after, err));
     UPG_TRY(take_results(&t, tuning, err));
 out:
