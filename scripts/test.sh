@@ -96,7 +96,9 @@ if nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null); then
     step "CUDA: the module, one architecture of each kind, loaded; its tests where a GPU is"
     configure cuda -DCMAKE_BUILD_TYPE=Release -DUPG_CUDA=ON -DCMAKE_CUDA_COMPILER="$nvcc" \
         -DCMAKE_CUDA_ARCHITECTURES="80-real;90a-real"
-    compile cuda --target upg_cuda cuda_backend_test cuda_compress_test cuda_moments_test
+    targets=$(find tests/cuda -name '*_test.c' -exec basename {} .c \; | sort)
+    # shellcheck disable=SC2086
+    compile cuda --target upg_cuda $targets
     ctest --test-dir "$build/cuda" -R '^cuda_' --no-tests=error -V >"$build/cuda-tests.log" ||
         { tail -n 80 "$build/cuda-tests.log"; exit 1; }
     grep -o 'skipped: .*\|[0-9]*% tests passed.*' "$build/cuda-tests.log" | sort -u
