@@ -214,7 +214,7 @@ def estimate(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
              bits_per_parameter: float = 0.0, max_file_bytes: int = 0,
              calibration: str | os.PathLike[str] | None = None, threads: int = 0,
              max_memory: int = 0, overwrite: bool = False, independent: bool = False,
-             outliers: bool = True, journal: bool = False,
+             outliers: bool = True, journal: bool = False, tuning: bool = True,
              progress: ProgressCallback | None = None) -> Estimate:
     """Says in seconds what compress() with the same arguments would make and take. Writes nothing.
     journal: counts the disk that a journal takes.
@@ -223,7 +223,7 @@ def estimate(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str],
     hooks, error = Hooks(progress), new_error()
     options, _texts = _options(hooks, bits_per_parameter, max_file_bytes, calibration, threads,
                                max_memory, 0, overwrite, independent, None, 0, outliers, "default",
-                               journal, False, None)
+                               journal, False, None, tuning, None)
     e = ffi.new("upg_estimate *")
     e.struct_size = ffi.sizeof("upg_estimate")
     status = lib.upg_compress_estimate(path_bytes(checkpoint), path_bytes(output), options, e,
