@@ -20,7 +20,7 @@ def test_estimate(compressed, tmp_path):
     assert e.seconds == pytest.approx(e.plan_seconds + e.text_seconds + e.code_seconds)
     assert e.code_rate > 0 and e.product_rate == 0 and e.measured_seconds > 0
     assert list(tmp_path.iterdir()) == []
-    assert len(dataclasses.fields(e)) == 19
+    assert len(dataclasses.fields(e)) == 20
     with pytest.raises(upg.BudgetError):
         upg.estimate(CHECKPOINT, tmp_path / "a.upg", calibration="", bits_per_parameter=1)
     with pytest.raises(upg.ArgumentError):
