@@ -203,18 +203,32 @@ out:
     return st;
 }
 
+typedef upg_status layer_part(builder *b, uint16_t layer, uint16_t residual, upg_error *err);
+
+/* The embedding and all layers; *residual is the slot of what the last one leaves. */
+static upg_status add_layers(builder *b, layer_part *attention, layer_part *ffn, uint16_t *residual,
+                             upg_error *err)
+{
+    const upg_weights *w = b->weights;
+    upg_status         st = UPG_OK;
+
+    *residual = add_f32_slot(b, w->config.hidden);
+    add_op(b, (upg_op) { UPG_OP_EMBED, 0, *residual, UPG_NO_SLOT, { &w->embed }, NULL });
+    for (uint16_t layer = 0; layer < w->config.n_layers; layer++) {
+        UPG_TRY(attention(b, layer, *residual, err));
+        UPG_TRY(ffn(b, layer, *residual, err));
+    }
+out:
+    return st;
+}
+
 static upg_status add_plain_ops(builder *b, upg_error *err)
 {
     const upg_weights *w = b->weights;
-    uint16_t           n_layers = (uint16_t)w->config.n_layers;
-    uint16_t           residual = add_f32_slot(b, w->config.hidden), x = 0;
+    uint16_t           n_layers = (uint16_t)w->config.n_layers, residual, x = 0;
     upg_status         st;
 
-    add_op(b, (upg_op) { UPG_OP_EMBED, 0, residual, UPG_NO_SLOT, { &w->embed }, NULL });
-    for (uint16_t layer = 0; layer < n_layers; layer++) {
-        UPG_TRY(add_plain_attention(b, layer, residual, err));
-        UPG_TRY(add_plain_ffn(b, layer, residual, err));
-    }
+    UPG_TRY(add_layers(b, add_plain_attention, add_plain_ffn, &residual, err));
     UPG_TRY(add_norm(b, n_layers, residual, &w->final_norm, (const upg_matrix *[]) { &w->head }, 1,
                      &x, err));
     add_op(b, (upg_op) { UPG_OP_LOGITS, n_layers, UPG_NO_SLOT, x, { &w->head }, NULL });
@@ -227,15 +241,10 @@ out:
 static upg_status add_ops(builder *b, upg_error *err)
 {
     const upg_weights *w = b->weights;
-    uint16_t           n_layers = (uint16_t)w->config.n_layers;
-    uint16_t           residual = add_f32_slot(b, w->config.hidden), x = 0;
+    uint16_t           n_layers = (uint16_t)w->config.n_layers, residual, x = 0;
     upg_status         st;
 
-    add_op(b, (upg_op) { UPG_OP_EMBED, 0, residual, UPG_NO_SLOT, { &w->embed }, NULL });
-    for (uint16_t layer = 0; layer < n_layers; layer++) {
-        UPG_TRY(add_attention(b, layer, residual, err));
-        UPG_TRY(add_ffn(b, layer, residual, err));
-    }
+    UPG_TRY(add_layers(b, add_attention, add_ffn, &residual, err));
     UPG_TRY(add_input_slot(b, (const upg_matrix *[]) { &w->head }, 1, &x, err));
     add_op(b, (upg_op) { UPG_OP_NORM_PREPARE, n_layers, x, residual, { 0 }, &w->final_norm });
     add_op(b, (upg_op) { UPG_OP_LOGITS, n_layers, UPG_NO_SLOT, x, { &w->head }, NULL });
